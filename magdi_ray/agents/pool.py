@@ -1,0 +1,244 @@
+"""Engines as long-lived Ray Serve deployments: loaded once, shared by every caller, replaced when they die.
+
+One application an engine, without a route: only handles reach it. It knows nothing of who asks, nor of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
+
+from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.config.sections import EngineConfig, TransformersEngine
+from magdi_ray.errors import EngineError, MagdiError
+
+logger = logging.getLogger(__name__)
+
+RETRIED = (
+    RayActorError,
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    ReplicaUnavailableError,
+    BackPressureError,
+)
+"""The replica died, or was not there: another one answers the same question as well."""
+
+RETRY_SECONDS = 60.0
+"""How long a request is retried; a replica that died is back after 10 to 13 s plus the loading of its weights."""
+
+EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
+"""The line of a traceback that names the exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """One engine to keep running."""
+
+    name: str
+    """Of the Serve application; `PooledEngine(name)` reaches it."""
+    engine: EngineConfig
+    replicas: tuple[int, int] = (1, 1)
+    """Fewest and most copies; Serve scales between them with the load."""
+    num_cpus: float = 1.0
+    """CPUs a replica reserves; also its number of torch threads."""
+    num_gpus: float = 0.0
+    max_ongoing_requests: int | None = None
+    """Requests a replica holds at once; None takes two of the engine's batches, one decoding and one gathering."""
+
+
+class EngineReplica:
+    """One copy of an engine, in a process of its own."""
+
+    def __init__(self, config: EngineConfig, num_cpus: float) -> None:
+        from magdi_ray.agents.load import load_engine
+
+        self._engine = load_engine(config)
+        if isinstance(config, TransformersEngine):
+            import torch
+
+            torch.set_num_threads(max(1, int(num_cpus)))
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """Answer one conversation; see `Engine`."""
+        return await self._engine.generate(messages, sampling)
+
+
+def engine_application(spec: PoolSpec) -> serve.Application:
+    """The Serve application of one engine, not yet deployed."""
+    batch = getattr(spec.engine, "max_batch_size", 32)
+    low, high = spec.replicas
+    scaling: dict[str, Any] = {"num_replicas": low}
+    if low < high:
+        # A replica is full when one batch decodes; what waits beyond that is a reason for another copy.
+        scaling = {"autoscaling_config": {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": batch}}
+    deployment = serve.deployment(EngineReplica).options(
+        name="engine",
+        ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus},
+        max_ongoing_requests=spec.max_ongoing_requests or 2 * batch,
+        max_constructor_retry_count=2,
+        graceful_shutdown_wait_loop_s=0.1,
+        **scaling,
+    )
+    application: serve.Application = deployment.bind(spec.engine, spec.num_cpus)
+    return application
+
+
+def deploy_engines(specs: Sequence[PoolSpec], *, timeout_s: float = 1800.0) -> None:
+    """Deploy all engines at once and return when every one of them runs. On an error none of them is left deployed.
+
+    Serve is started, without HTTP, where it is not running.
+
+    Raises:
+        EngineError: an engine cannot start (with its own error), or did not within `timeout_s` (with what it waits for).
+    """
+    names = [spec.name for spec in specs]
+    if len(set(names)) < len(names):
+        raise EngineError(f"Engines need distinct names, found {names}.")
+    if not specs:
+        return
+    serve.start(proxy_location="Disabled")
+    targets = [serve.RunTarget(target=engine_application(spec), name=spec.name, route_prefix=None) for spec in specs]
+    try:
+        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+        wait_until_running(names, timeout_s=timeout_s)
+    except BaseException:
+        retire_engines(names, wait=False)
+        raise
+
+
+def wait_until_running(names: Sequence[str], *, timeout_s: float) -> None:
+    """Wait until all applications are running.
+
+    Raises:
+        EngineError: one failed to deploy, or `timeout_s` seconds passed.
+    """
+    deadline = time.monotonic() + timeout_s
+    said: dict[str, str] = {}
+    while True:
+        status = serve.status().applications
+        pending = [name for name in names if name not in status or status[name].status != ApplicationStatus.RUNNING]
+        if not pending:
+            return
+        for name in pending:
+            message = _own_words(status[name]) if name in status else ""
+            if name in status and status[name].status == ApplicationStatus.DEPLOY_FAILED:
+                raise EngineError(f"Engine {name!r} cannot start: {message or 'Ray Serve gives no reason'}")
+            if message and said.get(name) != message:
+                said[name] = message
+                logger.info("Engine %s is not ready: %s", name, message)
+        if time.monotonic() > deadline:
+            waits = "; ".join(f"{name}: {said.get(name, 'no message')}" for name in pending)
+            raise EngineError(
+                f"{len(pending)} of {len(names)} engines did not start within {timeout_s:.0f} s ({waits}). "
+                "Check that the cluster has the CPUs and GPUs that their replicas reserve."
+            )
+        time.sleep(0.1)
+
+
+def _own_words(status: ApplicationStatusOverview) -> str:
+    """What a replica itself said: the exception at the end of the traceback that Serve quotes, or Serve's message."""
+    messages = [deployment.message for deployment in status.deployments.values()] + [status.message]
+    text = next((message for message in messages if message), "")
+    named = list(EXCEPTION.finditer(text))
+    if not named:
+        return text.strip()
+    message = text[named[-1].start("message") :].strip()
+    return message if named[-1]["type"] in ("EngineError", "ConfigError") else f"{named[-1]['type']}: {message}"
+
+
+def retire_engines(names: Iterable[str], *, wait: bool = True) -> None:
+    """Delete applications; names that are not deployed are passed over. `wait`: until their replicas are gone."""
+    deployed = [name for name in names if name in serve.status().applications]
+    for name in deployed:
+        serve.delete(name, _blocking=False)
+    while wait and any(name in serve.status().applications for name in deployed):
+        time.sleep(0.1)
+
+
+class PooledEngine:
+    """A deployed engine, from anywhere in the cluster. Travels between processes by its name."""
+
+    def __init__(self, app: str, *, retry_s: float = RETRY_SECONDS) -> None:
+        self.app = app
+        self.retry_s = retry_s
+        self._handle: DeploymentHandle[EngineReplica] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _pooled_engine, (self.app, self.retry_s)
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """Ask any replica; one that dies meanwhile is survived by asking again.
+
+        Raises:
+            EngineError: the engine's own, as it was raised; or no replica answered within `retry_s` seconds.
+        """
+        handle = self._handle
+        if handle is None:
+            try:
+                handle = self._handle = await asyncio.to_thread(serve.get_app_handle, self.app)
+            except RayServeException as error:
+                raise EngineError(f"No engine {self.app!r} is deployed: {error}") from None
+        return await ask_replica(handle, messages, sampling, name=self.app, retry_s=self.retry_s)
+
+
+def _pooled_engine(app: str, retry_s: float) -> PooledEngine:
+    return PooledEngine(app, retry_s=retry_s)
+
+
+async def ask_replica(
+    handle: DeploymentHandle[EngineReplica],
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    name: str,
+    retry_s: float = RETRY_SECONDS,
+) -> Reply:
+    """One reply from a deployment of `EngineReplica`, retried while replicas die.
+
+    Raises:
+        EngineError: see `PooledEngine.generate`.
+    """
+    retrying = AsyncRetrying(
+        stop=stop_after_delay(retry_s),
+        wait=wait_exponential(multiplier=0.2, max=5.0) + wait_random(0.0, 0.5),
+        retry=retry_if_exception_type(RETRIED),
+        before_sleep=before_sleep_log(logger, logging.INFO),
+        reraise=True,
+    )
+    try:
+        return await retrying(_ask_once, handle, tuple(messages), sampling)
+    except RETRIED as error:
+        raise EngineError(f"No replica of engine {name!r} answered within {retry_s:.0f} s: {_first_line(error)}") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, MagdiError):
+            raise error.cause from None
+        raise EngineError(f"Engine {name!r} failed: {type(error.cause).__name__}: {_first_line(error.cause)}") from error
+    except (RayError, RayServeException) as error:
+        raise EngineError(f"Engine {name!r} cannot be asked: {type(error).__name__}: {_first_line(error)}") from error
+
+
+async def _ask_once(handle: DeploymentHandle[EngineReplica], messages: tuple[Message, ...], sampling: Sampling) -> Reply:
+    response = handle.generate.remote(messages, sampling)
+    try:
+        reply: Reply = await response
+        return reply
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or repr(error)

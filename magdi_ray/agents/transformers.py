@@ -1,0 +1,326 @@
+"""An engine on local weights: concurrent requests are decoded together, and none can tell that it was not alone.
+
+A reply depends on weights, messages, sampling and seed only. Every row of a batch draws from a stream of its own, made from its
+seed, by inverting the cumulative distribution in vocabulary order: one number a token, and no Python loop over rows. What remains
+of the neighbours is floating-point rounding (padding changes the order of sums, about 1e-6), which turns a token only where two
+candidates are that close.
+
+Of the model's own `generation_config` only the ids of the begin, end and padding tokens are kept (with the tokenizer's end token
+added); its temperature, top_k, penalties and the like are dropped, so that `Sampling` alone says how a reply is drawn.
+
+Tensor names: B batch rows, S the rows that sample, T generated tokens, L padded prompt length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.agents.batching import Collector
+from magdi_ray.agents.weights import (
+    ContextLengthError,
+    adapter_base,
+    check_model_directory,
+    has_tokenizer,
+    is_adapter,
+    resolve_model,
+)
+from magdi_ray.config.sections import TransformersEngine
+from magdi_ray.errors import EngineError, MagdiError
+
+MINIMAL_TEMPERATURE = 1e-5
+"""Below this, logits divided by the temperature leave the range of float32; drawing is greedy long before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt that waits to be decoded."""
+
+    ids: list[int]
+    sampling: Sampling
+
+
+class TokenChooser(LogitsProcessor):
+    """Chooses every row's next token, leaves it as the only maximum, and notes its probability.
+
+    The noted probability is the model's own, whatever temperature and top_p made of it.
+    """
+
+    def __init__(self, samplings: Sequence[Sampling], *, prompt_length: int, device: torch.device) -> None:
+        self.prompt_length = prompt_length
+        self.probabilities: list[torch.Tensor] = []
+        """One B-vector a step."""
+        rows = [row for row, sampling in enumerate(samplings) if sampling.temperature > 0.0]
+        self.rows_S = torch.tensor(rows, dtype=torch.long, device=device)
+        self.all_greedy = not rows
+        drawing = [samplings[row] for row in rows]
+        steps = max((sampling.max_tokens for sampling in drawing), default=0)
+        uniforms_ST = np.zeros((len(drawing), steps))
+        for row, sampling in enumerate(drawing):
+            uniforms_ST[row, : sampling.max_tokens] = np.random.default_rng(sampling.seed).random(sampling.max_tokens)
+        self.uniforms_ST = torch.from_numpy(uniforms_ST).to(device)
+        self.temperature_S1 = torch.tensor([[s.temperature] for s in drawing], device=device).clamp_min(MINIMAL_TEMPERATURE)
+        self.top_p_S1 = torch.tensor([[s.top_p] for s in drawing], device=device)
+        self.any_nucleus = any(sampling.top_p < 1.0 for sampling in drawing)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        chosen_B = scores.argmax(dim=-1)
+        step = input_ids.shape[1] - self.prompt_length
+        if not self.all_greedy and step < self.uniforms_ST.shape[1]:
+            chosen_B[self.rows_S] = self._draw(scores[self.rows_S], step)
+        chosen_B1 = chosen_B[:, None]
+        log_probability_B = scores.gather(1, chosen_B1).squeeze(1) - scores.logsumexp(dim=-1)
+        self.probabilities.append(log_probability_B.exp())
+        if self.all_greedy:
+            return scores
+        scores.scatter_(1, chosen_B1, torch.inf)
+        return scores
+
+    def _draw(self, logits_SV: torch.Tensor, step: int) -> torch.Tensor:
+        """Token ids drawn from softmax(logits / temperature), cut to the nucleus."""
+        shifted_SV = logits_SV - logits_SV.amax(dim=-1, keepdim=True)
+        p_SV = (shifted_SV / self.temperature_S1).softmax(dim=-1)
+        if self.any_nucleus:
+            sorted_SV, order_SV = p_SV.sort(dim=-1, descending=True)
+            before_SV = sorted_SV.cumsum(dim=-1) - sorted_SV
+            outside_SV = (before_SV >= self.top_p_S1) & (self.top_p_S1 < 1.0)
+            outside_SV[:, 0] = False  # the likeliest token always stays
+            p_SV = p_SV.masked_fill(torch.zeros_like(outside_SV).scatter(1, order_SV, outside_SV), 0.0)
+        cumulative_SV = p_SV.double().cumsum(dim=-1)
+        target_S1 = self.uniforms_ST[:, step, None] * cumulative_SV[:, -1:]
+        return torch.searchsorted(cumulative_SV, target_S1, right=True).squeeze(1).clamp_max(p_SV.shape[1] - 1)
+
+
+class RowEnd(StoppingCriteria):
+    """Ends a row at its own `max_tokens`, or when one of its stop strings has been written."""
+
+    def __init__(
+        self,
+        samplings: Sequence[Sampling],
+        *,
+        prompt_length: int,
+        device: torch.device,
+        end_ids: frozenset[int],
+        decode: Callable[[list[int]], str],
+    ) -> None:
+        self.prompt_length = prompt_length
+        self.lengths = [sampling.max_tokens for sampling in samplings]
+        """Tokens each row may hold: its `max_tokens`, or fewer once a stop string was seen."""
+        self._limit_B = torch.tensor(self.lengths, device=device)
+        self._end_ids = end_ids
+        self._decode = decode
+        self._open = {row: stops for row, s in enumerate(samplings) if (stops := tuple(filter(None, s.stop)))}
+
+    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.Tensor:
+        step = input_ids.shape[1] - self.prompt_length
+        if self._open:
+            self._look_for_stops(input_ids, step)
+        return self._limit_B <= step
+
+    def _look_for_stops(self, input_ids: torch.Tensor, step: int) -> None:
+        # A character takes at most 4 tokens (UTF-8 bytes); the last few characters decide, so only those are decoded.
+        window = 4 * max(len(stop) for stops in self._open.values() for stop in stops) + 8
+        rows = list(self._open)
+        written = input_ids[rows, self.prompt_length :].tolist()
+        for row, ids in zip(rows, written, strict=True):
+            stops = self._open[row]
+            if any(stop in self._decode(ids[-window:]) for stop in stops) and any(stop in self._decode(ids) for stop in stops):
+                self.lengths[row] = step
+                self._limit_B[row] = step
+                del self._open[row]
+            elif ids[-1] in self._end_ids or step >= self.lengths[row]:
+                del self._open[row]
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation, ready for the reply.
+
+    The tokenizer's chat template where it has one; otherwise the contents joined by blank lines, after the special tokens the
+    tokenizer puts in front of any text.
+
+    Raises:
+        EngineError: there is no message, or the chat template refuses the conversation.
+    """
+    if not messages:
+        raise EngineError("A reply needs at least one message, found none.")
+    if getattr(tokenizer, "chat_template", None):
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise EngineError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer("\n\n".join(message.content for message in messages))["input_ids"]
+    if not ids:
+        raise EngineError("The conversation is empty: it has no token to continue from.")
+    return ids
+
+
+class TransformersAgent:
+    """Decodes with `model.generate` from transformers, on a GPU where Ray or the machine gives one."""
+
+    def __init__(self, config: TransformersEngine) -> None:
+        """Load weights and tokenizer.
+
+        Raises:
+            ConfigError: files are missing (said before anything is loaded).
+            EngineError: the files are there but cannot be loaded.
+        """
+        check_model_directory(config.model)
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self.model, self.tokenizer = load_model(resolve_model(config.model), dtype=config.dtype)
+        except MagdiError:
+            raise
+        except Exception as error:  # transformers, safetensors and the hub raise dozens of types
+            raise EngineError(f"Model {config.model!r} could not be loaded: {type(error).__name__}: {error}") from error
+        self.model.to(self.device).eval()
+        self.context_length = _context_length(self.model)
+        """Tokens of prompt and reply together, at most; None where the architecture sets no bound."""
+        self._generation = _token_ids_only(self.model, self.tokenizer)
+        self._end_ids = frozenset(self._generation.eos_token_id or ())
+        # Whatever generate() is not told, it would otherwise take from the model's own sampling settings.
+        self.model.generation_config = self._generation
+        encode_prompt(self.tokenizer, [Message("user", "warm-up")])  # settles padding, so that threads can share the tokenizer
+        self._collector: Collector[Request, Reply] = Collector(self._decode_batch, max_batch_size=config.max_batch_size)
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """Answer one conversation, together with whatever else is waiting.
+
+        Raises:
+            ContextLengthError: prompt and `max_tokens` exceed the model's context; both counts are named.
+            EngineError: the chat template refuses the messages, or decoding failed.
+        """
+        if self.config.system_prompt is not None:
+            messages = [Message("system", self.config.system_prompt), *messages]
+        ids = encode_prompt(self.tokenizer, messages)
+        if self.context_length is not None and len(ids) + sampling.max_tokens > self.context_length:
+            raise ContextLengthError(
+                f"The prompt's {len(ids)} tokens and max_tokens={sampling.max_tokens} exceed the {self.context_length} tokens "
+                f"that {self.config.model} can read. Shorten the messages or lower max_tokens."
+            )
+        try:
+            return await self._collector.submit(Request(ids, sampling))
+        except MagdiError:
+            raise
+        except Exception as error:  # whatever torch raises is one failed reply for the caller
+            raise EngineError(f"{self.config.model} could not decode: {type(error).__name__}: {error}") from error
+
+    def _decode_batch(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies for all requests, from one call of `generate`."""
+        samplings = [request.sampling for request in requests]
+        prompt_BL, mask_BL = self._pad(requests)
+        length = prompt_BL.shape[1]
+        chooser = TokenChooser(samplings, prompt_length=length, device=self.device)
+        ends = RowEnd(samplings, prompt_length=length, device=self.device, end_ids=self._end_ids, decode=self._text)
+        settings = copy(self._generation)
+        settings.max_new_tokens = max(sampling.max_tokens for sampling in samplings)
+        with torch.inference_mode():
+            ids_BLT = self.model.generate(
+                input_ids=prompt_BL,
+                attention_mask=mask_BL,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([chooser]),
+                stopping_criteria=StoppingCriteriaList([ends]),
+            )
+        written = ids_BLT[:, length:].tolist()
+        probabilities = torch.stack(chooser.probabilities, dim=1).tolist()
+        return [
+            self._reply(request, ids[:limit], probability)
+            for request, ids, limit, probability in zip(requests, written, ends.lengths, probabilities, strict=True)
+        ]
+
+    def _pad(self, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prompts and attention mask, padded on the left: every row's next token is in the last column."""
+        length = max(len(request.ids) for request in requests)
+        pad = self._generation.pad_token_id
+        prompt_BL = torch.tensor([[pad] * (length - len(request.ids)) + request.ids for request in requests])
+        mask_BL = torch.tensor([[0] * (length - len(request.ids)) + [1] * len(request.ids) for request in requests])
+        return prompt_BL.to(self.device), mask_BL.to(self.device)
+
+    def _reply(self, request: Request, ids: list[int], probabilities: list[float]) -> Reply:
+        """What one row says: `ids` may run on after its end token, with padding."""
+        end = next((position for position, token in enumerate(ids) if token in self._end_ids), None)
+        ids = ids if end is None else ids[: end + 1]
+        text = self._text(ids)
+        cuts = [cut for stop in request.sampling.stop if stop and (cut := text.find(stop)) >= 0]
+        return Reply(
+            text=text[: min(cuts)] if cuts else text,
+            tokens_in=len(request.ids),
+            tokens_out=len(ids),
+            confidence=min(1.0, sum(probabilities[: len(ids)]) / len(ids)),
+            finish_reason="stop" if cuts or end is not None else "length",
+            model=self.config.model,
+        )
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def load_model(directory: str, *, dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer of a directory or hub name; an adapter is merged into its base, which decodes faster than beside it.
+
+    Weights are read from safetensors only, and no code that comes with a model is run.
+    """
+    tokenizer_from = directory
+    if is_adapter(directory):
+        base = resolve_model(adapter_base(directory))
+        tokenizer_from = directory if has_tokenizer(directory) else base
+        model = _load_weights(base, dtype)
+    else:
+        model = _load_weights(directory, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, trust_remote_code=False)
+    if is_adapter(directory):
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, directory).merge_and_unload()
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise EngineError(f"{Path(directory).name}: the tokenizer knows {len(tokenizer)} tokens, the model embeds only {rows}.")
+    return model, tokenizer
+
+
+def _load_weights(name: str, dtype: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False)
+
+
+def _context_length(model: Any) -> int | None:
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(length) if length else None
+
+
+def _token_ids_only(model: Any, tokenizer: Any) -> GenerationConfig:
+    """Greedy generation that knows the model's special tokens and nothing else of its generation_config."""
+    own = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    end_ids = sorted({token for token in [*ends, tokenizer.eos_token_id] if token is not None})
+    pads = [own.pad_token_id, tokenizer.pad_token_id, *end_ids, 0]
+    return GenerationConfig(
+        do_sample=False,
+        use_cache=True,
+        disable_compile=True,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=end_ids or None,
+        pad_token_id=next(token for token in pads if token is not None),
+    )

@@ -1,0 +1,106 @@
+"""Where a model's files are, and whether they can be loaded, said before anything is loaded. Knows no torch.
+
+A model is named by a directory in Hugging Face's layout (full weights, or a PEFT adapter whose `adapter_config.json` names its
+base), by `pkg://package/path` for files shipped inside an installed package, or by a hub name, `organisation/model`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+
+from magdi_ray.errors import ConfigError, EngineError
+
+PACKAGE_SCHEME = "pkg://"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+
+
+class ContextLengthError(EngineError):
+    """The prompt and the longest allowed reply together exceed what the model can read."""
+
+
+def resolve_model(name: str) -> str:
+    """The directory that `name` stands for; hub names and plain directories come back as they are.
+
+    Raises:
+        ConfigError: a `pkg://` name whose package is not installed or holds no such directory.
+    """
+    if not name.startswith(PACKAGE_SCHEME):
+        return name
+    package, _, path = name.removeprefix(PACKAGE_SCHEME).partition("/")
+    if not package.isidentifier() or not path or ".." in PurePosixPath(path).parts:
+        raise ConfigError(f"A model shipped with a package is written pkg://package/path, found {name!r}.")
+    try:
+        root = files(package)
+    except ModuleNotFoundError:
+        raise ConfigError(f"{name}: package {package!r} is not installed here.") from None
+    directory = Path(str(root.joinpath(path)))
+    if not directory.is_dir():
+        raise ConfigError(f"{name}: package {package!r} holds no directory {path!r}.")
+    return str(directory)
+
+
+def is_adapter(directory: str | Path) -> bool:
+    """Whether a directory holds a PEFT adapter instead of full weights."""
+    return (Path(directory) / "adapter_config.json").is_file()
+
+
+def adapter_base(directory: str | Path) -> str:
+    """The name of the model an adapter was trained on.
+
+    Raises:
+        ConfigError: `adapter_config.json` cannot be read or names no base model.
+    """
+    file = Path(directory) / "adapter_config.json"
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{file} cannot be read as a PEFT adapter's configuration: {error}") from None
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{file} names no base model (base_model_name_or_path is {base!r}).")
+    return base
+
+
+def check_model_directory(name: str) -> None:
+    """Check that a model's files are all there, adapters' bases included. Hub names need the network and are not checked.
+
+    Raises:
+        ConfigError: what is missing, and where it was looked for.
+    """
+    directory = Path(resolve_model(name))
+    if not directory.is_dir():
+        if HUB_NAME.fullmatch(name):
+            return
+        raise ConfigError(f"No model directory at {name!r}. Name a directory, pkg://package/path or a hub name (org/model).")
+    adapter = is_adapter(directory)
+    if not adapter and not (directory / "config.json").is_file():
+        raise ConfigError(f"{directory} is no model directory: it holds neither config.json nor adapter_config.json.")
+    _check_weights(directory, "adapter_model" if adapter else "model")
+    if adapter:
+        check_model_directory(adapter_base(directory))
+    elif not has_tokenizer(directory):
+        raise ConfigError(f"{directory} holds no tokenizer: one of {', '.join(TOKENIZER_FILES)} is required.")
+
+
+def has_tokenizer(directory: str | Path) -> bool:
+    """Whether a tokenizer is saved in a directory."""
+    return any((Path(directory) / file).is_file() for file in TOKENIZER_FILES)
+
+
+def _check_weights(directory: Path, stem: str) -> None:
+    """Weights are read from safetensors only: other formats can run code when they are loaded."""
+    if (directory / f"{stem}.safetensors").is_file():
+        return
+    index = directory / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        raise ConfigError(f"{directory} holds no weights: {stem}.safetensors (or its shards and their index) is required.")
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{index} cannot be read as an index of weight shards: {error!r}") from None
+    missing = sorted(shard for shard in shards if not (directory / shard).is_file())
+    if missing:
+        raise ConfigError(f"{directory} lacks {len(missing)} of {len(shards)} weight shards, the first is {missing[0]}.")

@@ -1,0 +1,239 @@
+"""The command line: one thin verb a stage. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from magdi_ray import __version__
+from magdi_ray.config import RunConfig, config_schema, dump_config, load_config
+from magdi_ray.errors import GraphError, MagdiError
+from magdi_ray.runs import CONFIG, Resume, Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+graph_app = typer.Typer(no_args_is_help=True, help="Look at, and import, interaction graphs.")
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+tiny_app = typer.Typer(no_args_is_help=True, help="The bundled offline world of tiny real models.")
+app.add_typer(graph_app, name="graph")
+app.add_typer(config_app, name="config")
+app.add_typer(tiny_app, name="tiny")
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run; ready-made ones are in configs/.", show_default=False)]
+Out = Annotated[Path, typer.Option(help="The run directory.", show_default=False)]
+DefaultOut = Annotated[Path | None, typer.Option(help="The run directory. Default: runs/NAME.", show_default=False)]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a value: distil.train.max_steps=200. Repeatable.", show_default=False)]
+ResumeOption = Annotated[Resume, typer.Option(help="What to do with a run directory that is already in use.")]
+RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+out = Console(highlight=False)
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Debates between language models, distilled into one small student.
+
+    Start with `magdi run configs/tiny.yaml`.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out_: Annotated[Path | None, typer.Option("--out", help="The run directory. Default: runs/NAME.", show_default=False)] = None,
+    set_: Set = None,
+    resume: ResumeOption = "if_possible",
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON: the headline figures.")] = False,
+) -> None:
+    """Run every stage that is missing: questions, debates, graphs, students, evaluation.
+
+    Example: magdi run configs/tiny.yaml --out runs/first --set distil.train.max_steps=300
+    """
+    from magdi_ray.evaluate.table import result_tables
+    from magdi_ray.pipeline import load_results, run_pipeline, summary, titles
+
+    started = time.monotonic()
+    loaded, directory = _open(config, out_, set_)
+    run_pipeline(loaded, directory, resume=resume)
+    scores, differences = load_results(directory)
+    out.print(result_tables(scores, differences, titles(loaded)))
+    out.print(f"run: {directory.root}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(summary(loaded, directory, seconds=time.monotonic() - started)))
+
+
+def _open(config: Path, directory: Path | None, overrides: list[str] | None) -> tuple[RunConfig, Run]:
+    loaded = load_config(config, overrides or ())
+    return loaded, Run(directory or Path("runs") / loaded.name)
+
+
+def _until(stage: str, config: Path, directory: Path | None, overrides: list[str] | None, resume: Resume) -> None:
+    from magdi_ray.pipeline import run_pipeline
+
+    loaded, opened = _open(config, directory, overrides)
+    run_pipeline(loaded, opened, resume=resume, until=stage)
+    out.print(f"run: {opened.root}", soft_wrap=True)
+
+
+@app.command()
+def debate(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
+    """Run up to the debates. Example: magdi debate configs/tiny.yaml --out runs/first"""
+    _until("debates", config, out, set_, resume)
+
+
+@app.command()
+def distill(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
+    """Run up to the distilled student. Example: magdi distill configs/tiny.yaml --out runs/first"""
+    _until("student", config, out, set_, resume)
+
+
+@app.command()
+def evaluate(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
+    """Run up to the evaluation. Example: magdi evaluate configs/tiny.yaml --out runs/first --set evaluate.splits=[dev]"""
+    _until("evaluation", config, out, set_, resume)
+
+
+@app.command()
+def serve(
+    run: RunDirectory,
+    student: Annotated[str | None, typer.Option(help="A recipe of the run; default: the product.", show_default=False)] = None,
+    host: Annotated[str | None, typer.Option(help="Default: serve.host of the run.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Default: serve.port of the run.", show_default=False)] = None,
+) -> None:
+    """Serve a run's student behind the OpenAI HTTP API until interrupted.
+
+    Example: magdi serve runs/tiny --port 8000
+    """
+    from magdi_ray.serving.run import serve_run
+
+    overrides = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    serve_run(Run(run), student=student, overrides=overrides)
+
+
+@graph_app.command("import")
+def graph_import(
+    path: Annotated[Path, typer.Argument(help="A published file of recorded debates.", show_default=False)],
+    format: Annotated[str, typer.Option(help="society, reconcile or magdi.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    task: Annotated[str, typer.Option(help="The task whose rules judge the answers: gsm8k or tiny.")] = "gsm8k",
+) -> None:
+    """Import recorded debates as graphs.
+
+    Example: magdi graph import gsm_3_2_100.json --format society --out graphs.parquet
+    """
+    from magdi_ray.graph.build import build_mag
+    from magdi_ray.graph.formats import import_debates
+    from magdi_ray.graph.store import write_mags
+    from magdi_ray.tasks.load import TASKS
+
+    if task not in TASKS:
+        raise GraphError(f"--task must be one of {', '.join(TASKS)}, found {task!r}.")
+    if out.exists():
+        raise GraphError(f"{out} exists already; choose another --out.")
+    chosen = TASKS[task]()
+    found = import_debates(format, path, chosen)
+    write_mags(out, [build_mag(debate, chosen) for debate in found.debates])
+    _say_skipped([(skipped.record, skipped.reason) for skipped in found.skipped])
+    print(f"{len(found.debates)} graphs written to {out}, {len(found.skipped)} records skipped")
+
+
+def _say_skipped(skipped: list[tuple[str, str]]) -> None:
+    from magdi_ray.progress import console
+
+    for record, reason in skipped[:20]:
+        console.print(f"skipped {record}: {reason}", soft_wrap=True, markup=False)
+    if len(skipped) > 20:
+        console.print(f"... and {len(skipped) - 20} more")
+
+
+@graph_app.command("show")
+def graph_show(
+    run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)],
+    question_id: Annotated[str, typer.Argument(help="Id of the question.", show_default=False)],
+) -> None:
+    """Print one debate: agents by rounds, right and wrong, who was shown what.
+
+    Example: magdi graph show runs/tiny tiny-test-00012
+    """
+    import difflib
+
+    from magdi_ray.graph.show import render_mag
+    from magdi_ray.graph.store import iter_mags
+
+    known = []
+    for mag in iter_mags(_graphs(run)):
+        if mag.question.id == question_id:
+            out.print(render_mag(mag))
+            return
+        known.append(mag.question.id)
+    near = difflib.get_close_matches(question_id, known, n=3) or known[:3]
+    raise GraphError(f"No graph of question {question_id!r} in {run}. It holds {len(known)}, such as {', '.join(near)}.")
+
+
+@graph_app.command("stats")
+def graph_stats(run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)]) -> None:
+    """Count what the graphs hold. Example: magdi graph stats runs/tiny"""
+    from magdi_ray.graph.stats import describe, render_stats
+    from magdi_ray.graph.store import iter_mags
+
+    out.print(render_stats(describe(iter_mags(_graphs(run)))))
+
+
+def _graphs(path: Path) -> Path:
+    """The graphs of a run directory, or the file or directory of graphs itself."""
+    if (path / CONFIG).is_file():
+        Run(path).require("graphs")
+        return path / "graphs"
+    return path
+
+
+@config_app.command("schema")
+def show_schema() -> None:
+    """Print the JSON schema of a configuration. Example: magdi config schema > magdi.schema.json"""
+    print(json.dumps(config_schema(), indent=1))
+
+
+@config_app.command("show")
+def show_config(config: ConfigFile, set_: Set = None) -> None:
+    """Print a configuration with every default filled in. Example: magdi config show configs/tiny.yaml"""
+    print(dump_config(load_config(config, set_ or ())), end="")
+
+
+@tiny_app.command("build")
+def tiny_build(
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Root of every random draw.")] = 0,
+    quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; the models learn next to nothing.")] = False,
+) -> None:
+    """Train the three tiny teachers and the base student from nothing. Example: magdi tiny build --out models"""
+    from magdi_ray.progress import console
+    from magdi_ray.tiny.build import build
+
+    build(out, seed=seed, quick=quick, progress=lambda line: console.print(line, markup=False))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: an error meant for a person is printed as one, and the exit code is 2."""
+    from magdi_ray.progress import console
+
+    try:
+        app(arguments, prog_name="magdi")
+    except MagdiError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]", end=" ")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished is kept; run the same command to go on.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

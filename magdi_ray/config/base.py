@@ -1,0 +1,46 @@
+"""What every section of the configuration shares: strictness, the operational mark, and the hash of what shapes a result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticUndefined
+
+
+class Section(BaseModel):
+    """A strict, immutable part of the configuration: unknown keys and silent conversions are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, validate_default=True)
+
+
+def operational(default: Any = PydanticUndefined, **rules: Any) -> Any:
+    """A field that says how work is carried out (replicas, ports), not what comes out of it.
+
+    Changing it never makes a finished stage run again.
+    """
+    return Field(default, json_schema_extra={"operational": True}, **rules)
+
+
+def shaping(value: Any) -> Any:
+    """Plain data of everything in a section that shapes its result: operational fields left out, recursively."""
+    if isinstance(value, BaseModel):
+        kept = {}
+        for name, field in type(value).model_fields.items():
+            extra = field.json_schema_extra
+            if not (isinstance(extra, dict) and extra.get("operational")):
+                kept[name] = shaping(getattr(value, name))
+        return kept
+    if isinstance(value, (list, tuple)):
+        return [shaping(item) for item in value]
+    if isinstance(value, dict):
+        return {key: shaping(item) for key, item in value.items()}
+    return value
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON, operational fields left out."""
+    text = json.dumps(shaping(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

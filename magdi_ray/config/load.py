@@ -1,0 +1,196 @@
+"""YAML and overrides in, one validated `RunConfig` out. Everything wrong is said at once, each with field, value and rule."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from magdi_ray.config.sections import RunConfig
+from magdi_ray.errors import ConfigError
+
+VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with the numbers people write: `5e-6` is a float (YAML 1.1 reads it as text); a key given twice is refused."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """Parse YAML; a syntax error becomes a `ConfigError` with line and column."""
+    try:
+        return yaml.load(text, Loader)  # noqa: S506 - Loader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration file and apply `a.b=c` overrides.
+
+    `${NAME}` and `${NAME:-default}` in text values are taken from the environment.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or a value breaks a rule.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"No configuration file at {file}. Ready-made ones are in configs/.")
+    data = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} must hold a mapping of sections (name, task, ...), found {type(data).__name__}.")
+    for override in overrides:
+        apply_override(data, override)
+    return parse_config(expand(data, "config"), str(file))
+
+
+def parse_config(data: Any, where: str) -> RunConfig:
+    """Validate plain data. All errors are reported together."""
+    try:
+        # JSON mode is what lets a strict model take a YAML list where it wants a tuple.
+        return RunConfig.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        lines = [f"  - {line}" for line in explain(error.errors(include_url=False), RunConfig)]
+        raise ConfigError("\n".join([f"{where} is not a valid configuration:", *lines])) from None
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one value in place: `distil.train.max_steps=200`, `debate.agents.0.sampling.temperature=0.7`."""
+    path, found, text = override.partition("=")
+    if not found or not path.strip():
+        raise ConfigError(f"--set needs NAME=VALUE, found {override!r}. Example: --set distil.train.max_steps=200")
+    keys = path.strip().split(".")
+    target: Any = data
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        value = read_yaml(text, f"--set {path}") if last else None
+        try:
+            target = _step(target, key, value, last)
+        except (ValueError, IndexError, TypeError):
+            spot = ".".join(keys[:depth]) or "the configuration"
+            raise ConfigError(f"--set {override}: {spot} is {type(target).__name__}, it has no {key!r}.") from None
+
+
+def _step(target: Any, key: str, value: Any, last: bool) -> Any:
+    if isinstance(target, list):
+        if last:
+            target[int(key)] = value
+        return target[int(key)]
+    if not isinstance(target, dict):
+        raise TypeError(key)
+    if last:
+        target[key] = value
+    elif target.get(key) is None:
+        target[key] = {}
+    return target[key]
+
+
+def expand(value: Any, where: str) -> Any:
+    """Replace `${NAME}` by the environment's value in every text of a nested structure."""
+    if isinstance(value, dict):
+        return {key: expand(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item, f"{where}.{index}") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def lookup(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"], match["default"])
+        if found is None:
+            raise ConfigError(f"{where}: environment variable {match['name']} is not set. Set it, or write ${{{match['name']}:-default}}.")
+        return found
+
+    return VARIABLE.sub(lookup, value)
+
+
+def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]:
+    """One line an error: field, found value, rule; for an unknown key, the nearest known one."""
+    errors = list(errors)
+    lines: list[str] = []
+    for error in errors:
+        if error["type"] == "too_short" and any(e["loc"][: len(error["loc"])] == error["loc"] for e in errors if e is not error):
+            continue  # pydantic counts an item that failed as absent
+        where = written_path(model, error["loc"])
+        if error["type"] == "extra_forbidden":
+            known = known_keys(model, error["loc"][:-1])
+            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            lines.append(f"{where}: unknown key; {hint}")
+        elif error["type"] == "missing":
+            lines.append(f"{where}: required, but not given")
+        else:
+            lines.append(f"{where}: {error['msg'].removeprefix('Value error, ')} (found {_short(error.get('input'))})")
+    return list(dict.fromkeys(lines))
+
+
+def written_path(model: type[BaseModel], location: Sequence[int | str]) -> str:
+    """A pydantic location as the user wrote it: without the tags of unions."""
+    parts = [
+        str(part)
+        for depth, part in enumerate(location)
+        if isinstance(part, int) or depth == len(location) - 1 or part in known_keys(model, location[:depth])
+    ]
+    return ".".join(parts) or "the whole"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Field names of the section at a location of a pydantic error (which names list indices and union tags too)."""
+    candidates: list[type[BaseModel]] = [model]
+    for part in location:
+        deeper = [m for c in candidates if part in c.model_fields for m in _models_in(c.model_fields[str(part)].annotation)]
+        tagged = [m for m in candidates if part == m.__name__ or part in _tags(m)]
+        candidates = deeper or tagged or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in _models_in(argument)]
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    return {
+        value
+        for name in ("name", "type")
+        if name in model.model_fields
+        for value in getattr(model.model_fields[name].annotation, "__args__", ())
+        if isinstance(value, str)
+    }
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML; reading it back gives an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of the whole configuration, for editors."""
+    schema = RunConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -1,0 +1,47 @@
+"""From the configuration's protocol section to a protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from magdi_ray.agents.weights import resolve_model
+from magdi_ray.config.load import explain, read_yaml
+from magdi_ray.config.sections import PromptTemplates, ReconcileConfig
+from magdi_ray.debate.reconcile import Prompts, Reconcile, compile_template
+from magdi_ray.debate.transcript import DebateProtocol
+from magdi_ray.errors import ConfigError
+from magdi_ray.tasks.base import Task
+
+
+def load_protocol(config: ReconcileConfig, task: Task) -> DebateProtocol:
+    """The protocol a section names.
+
+    Raises:
+        ConfigError: the file of prompt templates is missing or malformed, or a template does not compile.
+    """
+    return Reconcile(task=task, rounds=config.rounds, prompts=load_prompts(config.prompts))
+
+
+def load_prompts(source: str | PromptTemplates | None) -> Prompts:
+    """Templates from the configuration, from a YAML file (a path or `pkg://package/path`), or the protocol's own."""
+    if source is None:
+        return Prompts()
+    prompts = Prompts(**source.model_dump()) if isinstance(source, PromptTemplates) else _read_prompts(source)
+    for name, template in (("initial", prompts.initial), ("discussion", prompts.discussion)):
+        try:
+            compile_template(template)
+        except Exception as error:  # jinja2 raises many kinds; each is the template author's
+            raise ConfigError(f"debate.protocol.prompts: the {name} template is not valid jinja2: {error}") from None
+    return prompts
+
+
+def _read_prompts(source: str) -> Prompts:
+    path = Path(resolve_model(source))
+    if not path.is_file():
+        raise ConfigError(f"debate.protocol.prompts: there is no file {source}")
+    try:
+        return Prompts.model_validate(read_yaml(path.read_text(encoding="utf-8"), str(path)))
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {'; '.join(explain(error.errors(include_url=False), Prompts))}") from None

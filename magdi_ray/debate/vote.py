@@ -1,0 +1,74 @@
+"""The vote: from answers and confidences to the team's answer. Pure; independent of the order of the agents.
+
+Recalibration and weighting follow ReConcile (arXiv 2309.13007, section 3.3): models overstate their confidence, so it is
+mapped to a few coarse weights before it counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from magdi_ray.tasks.base import Task, group_same
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One agent's answer (None: none given) and confidence in [0, 1] (None: unknown)."""
+
+    answer: str | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of a vote."""
+
+    answer: str | None
+    """None when no ballot holds an answer."""
+    agreement: float
+    """Share of all ballots, empty ones included, that gave the winning answer."""
+
+    @property
+    def consensus(self) -> bool:
+        """Every agent answered, and all the same."""
+        return self.answer is not None and self.agreement == 1.0
+
+
+def recalibrate(confidence: float | None) -> float:
+    """The weight of a confidence: 1.0 -> 1.0, [0.9, 1) -> 0.8, [0.8, 0.9) -> 0.5, (0.6, 0.8) -> 0.3, else (or None) 0.1."""
+    if confidence is None:
+        return 0.1
+    if confidence >= 1.0:
+        return 1.0
+    if confidence >= 0.9:
+        return 0.8
+    if confidence >= 0.8:
+        return 0.5
+    if confidence > 0.6:
+        return 0.3
+    return 0.1
+
+
+def tally(task: Task, ballots: Sequence[Ballot]) -> Verdict:
+    """The confidence-weighted vote.
+
+    Ties in weight go to the answer with more ballots, then to the one with the higher summed raw confidence, then to the
+    answer that sorts first, so that the outcome never depends on the order of the ballots.
+    """
+    groups = group_same(task, [ballot.answer for ballot in ballots])
+    if not groups:
+        return Verdict(answer=None, agreement=0.0)
+
+    def strength(group: list[int]) -> tuple[float, int, float]:
+        confidences = [ballots[i].confidence for i in group]
+        weight = math.fsum(recalibrate(c) for c in confidences)
+        return round(weight, 9), len(group), round(math.fsum(c or 0.0 for c in confidences), 9)
+
+    def spelling(group: list[int]) -> str:
+        return min(ballots[i].answer or "" for i in group)
+
+    best = max(strength(group) for group in groups)
+    winner = min((group for group in groups if strength(group) == best), key=spelling)
+    return Verdict(answer=spelling(winner), agreement=len(winner) / len(ballots))

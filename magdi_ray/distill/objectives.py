@@ -1,0 +1,86 @@
+"""The three objectives of MAGDi (arXiv 2402.01620, section 3.3; method.md section 3), each a pure function of outputs and batch.
+
+Signature of the family: `objective(outputs, batch, config, counts) -> scalar`: this micro-batch's share of the mean over the
+whole step. Shares of all micro-batches and workers add up to the objective's value, so the gradient does not depend on how the
+graphs were dealt out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from magdi_ray.config.distil import Contrast, Interaction, NextToken
+from magdi_ray.distill.batch import Counts, GraphBatch
+
+
+class Outputs(NamedTuple):
+    """What one forward pass of student and heads gives. A plain tuple of tensors, as DeepSpeed's hooks expect."""
+
+    logits_MV: Tensor
+    """Next-token logits at the supervised positions."""
+    embeddings_NH: Tensor
+    """Position-weighted mean of the last hidden states."""
+    scores_N: Tensor
+    """tanh of the scorer, in (-1, 1)."""
+    node_logits_N2: Tensor
+    """The graph network's logits for incorrect and correct."""
+
+
+def pool(hidden_NTH: Tensor, attention_mask_NT: Tensor) -> Tensor:
+    """Node embeddings [N, H]: `e = sum_t w_t h_t / sum_t w_t`, `w_t` = 1, 2, ..., T over real tokens only.
+
+    Later tokens have seen more context and weigh more. Padding, on either side, neither counts nor shifts positions.
+    """
+    weights_NT = (attention_mask_NT.cumsum(dim=1) * attention_mask_NT).to(hidden_NTH.dtype)
+    return torch.einsum("nt,nth->nh", weights_NT / weights_NT.sum(dim=1, keepdim=True), hidden_NTH)
+
+
+def next_token(outputs: Outputs, batch: GraphBatch, config: NextToken, counts: Counts) -> Tensor:
+    """`-1/M sum_m log p(x_m | x_<m)` over the supervised tokens of the correct nodes."""
+    total = F.cross_entropy(outputs.logits_MV.float(), batch.targets_M, reduction="sum")
+    return total / counts.supervised
+
+
+def contrast(outputs: Outputs, batch: GraphBatch, config: Contrast, counts: Counts) -> Tensor:
+    """`1/P sum_(p,n) max(0, margin - z_p + z_n)` over all pairs of a correct and an incorrect node of one graph.
+
+    A graph with only one kind of node has no pair and contributes nothing.
+    """
+    z_N = outputs.scores_N.float()
+    correct_P, incorrect_P = z_N[batch.pairs_2P[0]], z_N[batch.pairs_2P[1]]
+    return torch.relu(config.margin - correct_P + incorrect_P).sum() / counts.pairs
+
+
+def interaction(outputs: Outputs, batch: GraphBatch, config: Interaction, counts: Counts) -> Tensor:
+    """`-1/N sum_v log softmax(g(e, E)_v)[y_v]`: the graph network predicts each node's label."""
+    total = F.cross_entropy(outputs.node_logits_N2.float(), batch.correct_N, reduction="sum")
+    return total / counts.nodes
+
+
+OBJECTIVES: dict[str, Callable[[Outputs, GraphBatch, Any, Counts], Tensor]] = {
+    "next_token": next_token,
+    "contrast": contrast,
+    "interaction": interaction,
+}
+
+
+def weighted_sum(
+    outputs: Outputs, batch: GraphBatch, objectives: tuple[NextToken | Contrast | Interaction, ...], counts: Counts
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`sum_i weight_i * L_i`, and each unweighted part by name (detached).
+
+    Every output enters with at least weight zero, so that a micro-batch without pairs or without a correct node still
+    reaches all parameters: distributed reduction waits for each of them.
+    """
+    total = torch.stack([0.0 * output.float().sum() for output in outputs]).sum()
+    parts: dict[str, Tensor] = {}
+    for objective in objectives:
+        value = OBJECTIVES[objective.name](outputs, batch, objective, counts)
+        parts[objective.name] = value.detach()
+        total = total + objective.weight * value
+    return total, parts

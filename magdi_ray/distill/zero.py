@@ -1,0 +1,74 @@
+"""DeepSpeed, configured from typed fields: nothing is tuned in a second file. Imports deepspeed only when an engine is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magdi_ray.config.distil import DeepSpeedConfig, TrainConfig
+
+
+def deepspeed_settings(config: DeepSpeedConfig, train: TrainConfig) -> dict[str, Any]:
+    """The dictionary DeepSpeed wants. Accumulation is ours (steps are counted in tokens), so its own is 1."""
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload_optimizer != "none":
+        zero["offload_optimizer"] = {"device": config.offload_optimizer}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": train.max_grad_norm,
+        "zero_optimization": zero,
+        "bf16": {"enabled": train.bf16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 1_000_000_000,
+    }
+
+
+def learning_rate_factor(train: TrainConfig, steps: int) -> Callable[[int], float]:
+    """Step (0-based) -> share of the learning rate: linear warm-up, then constant, linear or cosine decay."""
+
+    def factor(step: int) -> float:
+        if step < train.warmup_steps:
+            return (step + 1) / train.warmup_steps
+        if train.lr_scheduler_type == "constant":
+            return 1.0
+        progress = min(1.0, (step - train.warmup_steps) / max(1, steps - train.warmup_steps))
+        decay = 1.0 - progress if train.lr_scheduler_type == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+        return train.min_lr_ratio + (1.0 - train.min_lr_ratio) * decay
+
+    return factor
+
+
+def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedConfig, steps: int) -> Any:
+    """A DeepSpeed engine around the model, with AdamW and the schedule. torch.distributed must be initialised."""
+    import deepspeed as ds
+
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=train.learning_rate, betas=train.adam_betas, weight_decay=train.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(train, steps))
+    engine, *_ = ds.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_settings(deepspeed, train),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def gathered_state(engine: Any, *, zero_stage: int, rank: int) -> dict[str, Tensor] | None:
+    """The whole model's weights on rank 0, None elsewhere. Every rank must call it: under ZeRO-3 gathering is collective."""
+    if zero_stage < 3:
+        return {name: t.detach().cpu() for name, t in engine.module.state_dict().items()} if rank == 0 else None
+    import deepspeed as ds
+
+    state: dict[str, Tensor] = {}
+    with ds.zero.GatheredParameters(list(engine.module.parameters())):
+        if rank == 0:
+            state = {name: t.detach().cpu().clone() for name, t in engine.module.state_dict().items()}
+    return state if rank == 0 else None

@@ -1,0 +1,121 @@
+"""Evaluation on Ray Data: every student answers every held-out question, through ONE async operator.
+
+The students (the untaught base among them) are Ray Serve deployments like any other engine; the teachers and the vote are
+read off the graphs of the same questions, so all systems are compared on the same ground.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
+from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.config.sections import EvaluateConfig, RunConfig, TransformersEngine
+from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge
+from magdi_ray.progress import Progress, polled
+from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.load import load_task
+
+BATCH = 64
+
+
+@dataclass
+class Tally:
+    """Answers counted as they come."""
+
+    answers: int = 0
+
+    def add(self, count: int) -> None:
+        """Count some answers."""
+        self.answers += count
+
+    def read(self) -> int:
+        """How many there are."""
+        return self.answers
+
+
+async def answer_question(task: Task, question: Question, *, system: str, engine: Engine, sampling: Sampling) -> Answer:
+    """One system's answer to one question; a failure is a row."""
+    try:
+        return judge(task, question, system=system, reply=await engine.generate([Message("user", task.prompt(question))], sampling))
+    except Exception as error:
+        return failed(question, system=system, error=error)
+
+
+class AnswerOperator:
+    """The Ray Data operator: asks every system every question of a batch, all at once."""
+
+    def __init__(self, config: dict[str, Any], systems: Sequence[str], tally: Any) -> None:
+        run = RunConfig.model_validate_json(config["run"])
+        self.task = load_task(run.task)
+        self.sampling, self.seed = run.evaluate.sampling, run.seed
+        self.engines: dict[str, Engine] = {system: PooledEngine(app_name(system)) for system in systems}
+        self.tally = tally
+
+    async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
+        """Answers to a batch of questions, question by question, system by system."""
+        questions = [Question(**row) for row in batch.to_pylist()]
+        answers = await asyncio.gather(*(self._answer(q, system) for q in questions for system in self.engines))
+        yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
+
+    async def _answer(self, question: Question, system: str) -> Answer:
+        sampling = self.sampling.model_copy(update={"seed": derive_seed(self.seed, "evaluate", question.id, system)})
+        answer = await answer_question(self.task, question, system=system, engine=self.engines[system], sampling=sampling)
+        self.tally.add.remote(1)
+        return answer
+
+
+def app_name(system: str) -> str:
+    """Name of the Serve application of a system under evaluation."""
+    return f"evaluate-{system}"
+
+
+def run_answers(config: RunConfig, students: Mapping[str, str], *, questions: Path, rows: int, out: Path) -> None:
+    """Let every student (name -> Hugging Face directory) answer the questions stored in a parquet file; answers go to `out`."""
+    import ray
+
+    specs = [student_spec(system, model, config) for system, model in students.items()]
+    tally = ray.remote(num_cpus=0)(Tally).remote()
+    try:
+        with polled(Progress("evaluate", rows * len(students)), lambda progress: progress.update(ray.get(tally.read.remote()))):
+            deploy_engines(specs)
+            _stream(config, list(students), tally, questions=questions, out=out)
+    finally:
+        retire_engines([spec.name for spec in specs])
+
+
+def student_spec(system: str, model: str, config: RunConfig) -> PoolSpec:
+    """The deployment a student is evaluated in."""
+    settings: EvaluateConfig = config.evaluate
+    return PoolSpec(
+        name=app_name(system),
+        engine=TransformersEngine(type="transformers", model=model, max_batch_size=settings.max_batch_size),
+        replicas=(1, 1),
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        max_ongoing_requests=16 * settings.max_batch_size,
+    )
+
+
+def _stream(config: RunConfig, systems: Sequence[str], tally: Any, *, questions: Path, out: Path) -> None:
+    import ray.data
+    from ray.data import ActorPoolStrategy, DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    ray.data.read_parquet(str(questions)).map_batches(
+        AnswerOperator,
+        fn_constructor_args=({"run": config.model_dump_json()}, systems, tally),
+        batch_size=BATCH,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=1),
+        num_cpus=0.5,
+        max_concurrency=max(2, 16 * config.evaluate.max_batch_size // (BATCH * len(systems))),
+    ).write_parquet(str(out))

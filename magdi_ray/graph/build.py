@@ -1,0 +1,65 @@
+"""From a debate to its graph. Pure: the nodes are the replies, the edges are what was really shown."""
+
+from __future__ import annotations
+
+from magdi_ray.debate.reading import split_confidence
+from magdi_ray.debate.transcript import Debate, Turn
+from magdi_ray.errors import GraphError
+from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node
+from magdi_ray.tasks.base import Task
+
+
+def build_mag(debate: Debate, task: Task, *, labels: LabelSource = "gold") -> Mag:
+    """The interaction graph of one debate (method.md section 2).
+
+    `labels` says what a node's `correct` is measured against: the question's gold answer, or the team's own vote.
+    Where the reference is absent the graph is unlabelled (`labels="none"`), never guessed.
+
+    Raises:
+        GraphError: a turn was shown a reply that is not earlier than itself.
+    """
+    reference = {"gold": debate.question.gold, "vote": debate.answer, "none": None}[labels]
+    source: LabelSource = labels if reference is not None else "none"
+    return Mag(
+        question=debate.question,
+        protocol=debate.protocol,
+        agents=debate.agents,
+        answer=debate.answer,
+        agreement=debate.agreement,
+        stopped=debate.stopped,
+        labels=source,
+        nodes=tuple(_node(turn, task, reference) for turn in debate.turns),
+        edges=tuple(edge for target in range(len(debate.turns)) for edge in _edges_into(debate, target)),
+    )
+
+
+def _node(turn: Turn, task: Task, reference: str | None) -> Node:
+    return Node(
+        agent=turn.agent,
+        round=turn.round,
+        role=turn.role,
+        model=turn.model,
+        text=turn.text,
+        reasoning=task.reasoning(split_confidence(turn.text).text),
+        answer=turn.answer,
+        confidence=turn.confidence,
+        confidence_source=turn.confidence_source,
+        correct=None if reference is None else task.same(turn.answer, reference),
+        tokens_in=turn.tokens_in,
+        tokens_out=turn.tokens_out,
+        status=turn.status,
+    )
+
+
+def _edges_into(debate: Debate, target: int) -> list[Edge]:
+    turn = debate.turns[target]
+    edges = []
+    for source in turn.shown:
+        if not 0 <= source < target:
+            raise GraphError(
+                f"question {debate.question.id!r}: turn {target} says it was shown turn {source}. "
+                "A reply can only be shown earlier replies; the transcript is damaged."
+            )
+        kind = "self" if debate.turns[source].agent == turn.agent else "peer"
+        edges.append(Edge(source, target, kind))  # type: ignore[arg-type]
+    return edges

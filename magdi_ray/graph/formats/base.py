@@ -1,0 +1,123 @@
+"""What every reader of a published format returns, and what they share.
+
+Nothing is invented: a reply without a readable answer is a turn with status "unparsed", an absent reply is an absent turn, token
+counts are 0 where the file holds none (0 = unknown), and a record that cannot be read is skipped with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magdi_ray.debate.transcript import Debate, Turn
+from magdi_ray.debate.vote import Ballot, tally
+from magdi_ray.errors import GraphError
+from magdi_ray.tasks.base import Question, Task
+
+TOKENS_UNKNOWN = 0
+"""`Turn.tokens_in` and `tokens_out` of an import: published debates hold no token counts."""
+EXCERPT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A record that was not imported."""
+
+    record: str
+    """Its number in the file, from 0, and how its question begins."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What a file held. Every record of it is in exactly one of the two."""
+
+    debates: tuple[Debate, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+Reader = Callable[[Path, Task], Import]
+
+
+class RecordError(Exception):
+    """One record cannot be read; the message is the reason."""
+
+
+class Pairs(list[tuple[str, Any]]):
+    """A JSON object as its key-value pairs, so that a repeated key is seen."""
+
+
+def read_json(path: Path, *, pairs: bool = False) -> Any:
+    """A JSON file's content; with `pairs`, objects come as `Pairs`.
+
+    Raises:
+        GraphError: the file is missing or holds no JSON (a pickle is named as such and never opened).
+    """
+    if not path.is_file():
+        raise GraphError(f"a file of published debates is required, found nothing at {path}. Check the path.")
+    raw = path.read_bytes()
+    if raw[:1] == b"\x80":
+        raise GraphError(
+            f"{path}: JSON is required, found a Python pickle. Opening a pickle can run any program, so it is not done here; "
+            "convert it where you trust it: json.dump(pickle.load(open(..., 'rb')), open(..., 'w'), default=str)."
+        )
+    try:
+        return json.loads(raw, object_pairs_hook=Pairs if pairs else None)
+    except ValueError as error:
+        raise GraphError(f"{path}: JSON is required, found something else ({error}). Download the file again.") from error
+
+
+def read_records(records: Sequence[tuple[str, Any]], read: Callable[[str, Any], Debate]) -> Import:
+    """Every (question, record) through `read`; those that raise `RecordError`, and repeated questions, are skipped."""
+    debates: dict[str, Debate] = {}
+    skipped = []
+    for index, (question, record) in enumerate(records):
+        name = f"{index}: {question[:EXCERPT]}"
+        try:
+            debate = read(question, record)
+        except RecordError as error:
+            skipped.append(Skipped(name, str(error)))
+            continue
+        if debate.question.id in debates:
+            skipped.append(Skipped(name, "the question occurs earlier in the file"))
+            continue
+        debates[debate.question.id] = debate
+    return Import(tuple(debates.values()), tuple(skipped))
+
+
+def imported_question(task: Task, text: str, gold_text: object) -> Question:
+    """A question of a published file; its id is the task's name and 12 hex digits of the text's SHA-256.
+
+    Raises:
+        RecordError: no question, or no gold answer that the task can read.
+    """
+    if not text.strip():
+        raise RecordError("there is no question text")
+    question = Question(id=f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", text=text, split="train")
+    gold = task.extract(question, str(gold_text)) if isinstance(gold_text, str | int | float) else None
+    if gold is None:
+        raise RecordError(f"no gold answer can be read from {str(gold_text)[-EXCERPT:]!r}")
+    return Question(id=question.id, text=text, gold=gold, split="train")
+
+
+def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns: Sequence[Turn], *, protocol: str) -> Debate:
+    """The debate that these turns make, with the vote of the last round as its outcome.
+
+    An agent without a turn in the last round casts an empty ballot.
+    """
+    last = max(turn.round for turn in turns)
+    cast = {turn.agent: Ballot(turn.answer, turn.confidence) for turn in turns if turn.round == last}
+    verdict = tally(task, [cast.get(agent, Ballot(None, None)) for agent in agents])
+    return Debate(
+        question=question,
+        agents=agents,
+        protocol=protocol,
+        turns=tuple(turns),
+        answer=verdict.answer,
+        agreement=verdict.agreement,
+        stopped="consensus" if verdict.consensus else "rounds",
+    )

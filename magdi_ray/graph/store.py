@@ -1,0 +1,215 @@
+"""MAG files: graphs in parquet, one row a graph, in the columns of `magdi_ray.graph.schema.MAG_SCHEMA`.
+
+A file is complete when it exists: it is written under a temporary name and renamed. Every graph is checked when it is written
+and again when it is read. A directory is read as all of its `*.parquet` files in the order of their names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from magdi_ray.debate.transcript import ConfidenceSource, Status
+from magdi_ray.errors import GraphError
+from magdi_ray.graph.schema import EDGE, EDGE_TYPES, MAG_SCHEMA, NODE, SCHEMA_VERSION, Edge, LabelSource, Mag, Node
+from magdi_ray.tasks.base import SPLITS, Question
+
+FILE_NAME = "mags.parquet"
+"""What a MAG file is called when only its directory is given."""
+ROWS_PER_GROUP = 256
+"""Graphs held in memory at a time, when writing and when reading."""
+
+
+def write_mags(path: Path | str, mags: Iterable[Mag]) -> Path:
+    """Write a MAG file (zstd) and return its path: `path` itself where it ends in .parquet, else `path/mags.parquet`.
+
+    Graphs are drawn from the iterable `ROWS_PER_GROUP` at a time. An existing file is replaced when the new one is complete.
+
+    Raises:
+        GraphError: a graph that could not be read back, or two of one question. The old file, if any, is untouched.
+    """
+    target = Path(path) if Path(path).suffix == ".parquet" else Path(path) / FILE_NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    source, seen = iter(mags), set[str]()
+    try:
+        with pq.ParquetWriter(temporary, MAG_SCHEMA, compression="zstd") as writer:
+            while batch := list(islice(source, ROWS_PER_GROUP)):
+                for mag in batch:
+                    _check(mag, str(target), seen)
+                writer.write_table(pa.Table.from_pylist([to_row(mag) for mag in batch], schema=MAG_SCHEMA))
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def read_mags(path: Path | str) -> list[Mag]:
+    """All graphs of a MAG file or directory. Raises what `iter_mags` raises."""
+    return list(iter_mags(path))
+
+
+def iter_mags(path: Path | str) -> Iterator[Mag]:
+    """The graphs of a MAG file or directory in order, a row group in memory at a time.
+
+    Raises:
+        GraphError: nothing there, not a MAG file, written by a newer version, columns missing, or a graph that contradicts
+            itself. Versions and columns of all files are checked before the first graph is returned.
+    """
+    files = _files(Path(path))
+    for file in files:
+        _check_file(file)
+    seen = set[str]()
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for group in range(parquet.num_row_groups):
+                for row in parquet.read_row_group(group, columns=MAG_SCHEMA.names).to_pylist():
+                    mag = from_row(row)
+                    _check(mag, str(file), seen)
+                    yield mag
+
+
+def check_version(path: Path | str) -> int:
+    """The schema version of a MAG file or directory (the newest in it); reads only the files' metadata.
+
+    Raises:
+        GraphError: nothing there, not a MAG file, or a version newer than this magdi_ray reads.
+    """
+    return max(_version(file, _schema(file)) for file in _files(Path(path)))
+
+
+def to_row(mag: Mag) -> dict[str, Any]:
+    """A graph as a row of `MAG_SCHEMA`, in plain Python values."""
+    question = mag.question
+    return {
+        "question_id": question.id,
+        "question": question.text,
+        "gold": question.gold,
+        "split": question.split,
+        "protocol": mag.protocol,
+        "agents": list(mag.agents),
+        "answer": mag.answer,
+        "agreement": mag.agreement,
+        "stopped": mag.stopped,
+        "labels": mag.labels,
+        "nodes": [asdict(node) for node in mag.nodes],
+        "edges": [asdict(edge) for edge in mag.edges],
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Mag:
+    """The graph of a row of `MAG_SCHEMA`; fields of nodes and edges that the schema does not name are left out."""
+    return Mag(
+        question=Question(id=row["question_id"], text=row["question"], gold=row["gold"], split=row["split"]),
+        protocol=row["protocol"],
+        agents=tuple(row["agents"]),
+        answer=row["answer"],
+        agreement=row["agreement"],
+        stopped=row["stopped"],
+        labels=row["labels"],
+        nodes=tuple(Node(**{field.name: node[field.name] for field in NODE}) for node in row["nodes"]),
+        edges=tuple(Edge(**{field.name: edge[field.name] for field in EDGE}) for edge in row["edges"]),
+    )
+
+
+def faults(mag: Mag) -> Iterator[str]:
+    """What is wrong with a graph, in words; nothing for a sound one."""
+    if mag.question.split not in SPLITS:
+        yield f"split {mag.question.split!r} is none of {', '.join(SPLITS)}"
+    if mag.labels not in get_args(LabelSource):
+        yield f"labels {mag.labels!r} is none of {', '.join(get_args(LabelSource))}"
+    rounds = [node.round for node in mag.nodes]
+    if rounds != sorted(rounds):
+        yield f"nodes must be ordered by round, found rounds {rounds}"
+    for index, node in enumerate(mag.nodes):
+        yield from (f"node {index}: {fault}" for fault in _node_faults(mag, node))
+    for index, edge in enumerate(mag.edges):
+        yield from (f"edge {index} ({edge.source} -> {edge.target}): {fault}" for fault in _edge_faults(mag, edge))
+
+
+def _node_faults(mag: Mag, node: Node) -> Iterator[str]:
+    if node.agent not in mag.agents:
+        yield f"agent {node.agent!r} is none of {', '.join(mag.agents)}"
+    if node.round < 0:
+        yield f"round {node.round} is negative"
+    if node.status not in get_args(Status):
+        yield f"status {node.status!r} is none of {', '.join(get_args(Status))}"
+    elif (node.status == "unparsed") != (node.answer is None):
+        yield f"status {node.status!r} contradicts answer {node.answer!r}: unparsed means exactly that there is no answer"
+    if node.confidence_source not in get_args(ConfidenceSource):
+        yield f"confidence_source {node.confidence_source!r} is none of {', '.join(get_args(ConfidenceSource))}"
+    if node.confidence is not None and not 0.0 <= node.confidence <= 1.0:
+        yield f"confidence {node.confidence} is outside [0, 1]"
+    if (mag.labels == "none") != (node.correct is None):
+        yield f"correct {node.correct!r} contradicts the graph's labels {mag.labels!r}"
+
+
+def _edge_faults(mag: Mag, edge: Edge) -> Iterator[str]:
+    size = len(mag.nodes)
+    if not (0 <= edge.source < size and 0 <= edge.target < size):
+        yield f"the graph has only {size} nodes"
+    elif edge.source >= edge.target:
+        yield "an edge runs from an earlier to a later node"
+    elif edge.type in EDGE_TYPES and (mag.nodes[edge.source].agent == mag.nodes[edge.target].agent) != (edge.type == "self"):
+        yield f"type {edge.type!r} contradicts the agents of its nodes"
+    if edge.type not in EDGE_TYPES:
+        yield f"type {edge.type!r} is none of {', '.join(EDGE_TYPES)}"
+
+
+def _check(mag: Mag, place: str, seen: set[str]) -> None:
+    fault = next(faults(mag), None)
+    if mag.question.id in seen:
+        fault = "one graph per question is required, found a second one"
+    if fault:
+        raise GraphError(f"{place}, question {mag.question.id!r}: {fault}. The graph is damaged; write the file again.")
+    seen.add(mag.question.id)
+
+
+def _files(path: Path) -> list[Path]:
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise GraphError(f"a MAG file or a directory of them (*.parquet) is required, found none at {path}. Check the path.")
+    return files
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise GraphError(f"{file}: a parquet file of MAGs is required; this cannot be read as parquet ({error}).") from error
+
+
+def _version(file: Path, schema: pa.Schema) -> int:
+    metadata = schema.metadata or {}
+    kind, version = metadata.get(b"magdi_ray.schema", b"").decode(), metadata.get(b"magdi_ray.schema_version", b"").decode()
+    if kind != "mag" or not version.isdecimal():
+        raise GraphError(
+            f"{file}: a MAG file is required, found a parquet file whose metadata says schema {kind!r}, version {version!r}. "
+            "Give a file that magdi_ray wrote, or import other formats first."
+        )
+    if int(version) > SCHEMA_VERSION:
+        raise GraphError(
+            f"{file}: written in MAG schema version {version}; this magdi_ray reads versions up to {SCHEMA_VERSION}. "
+            "Upgrade magdi_ray."
+        )
+    return int(version)
+
+
+def _check_file(file: Path) -> None:
+    schema = _schema(file)
+    _version(file, schema)
+    missing = [name for name in MAG_SCHEMA.names if name not in schema.names]
+    for column, struct in (("nodes", NODE), ("edges", EDGE)):
+        if column not in missing:
+            held = schema.field(column).type
+            names = {field.name for field in held.value_type} if pa.types.is_list(held) else set()
+            missing += [f"{column}.{field.name}" for field in struct if field.name not in names]
+    if missing:
+        raise GraphError(f"{file}: columns {', '.join(missing)} are required and missing. The file is damaged; write it again.")

@@ -1,0 +1,148 @@
+"""A whole run: which stages there are, which of them have to run, and running those and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from magdi_ray import stages
+from magdi_ray.cluster import ray_session
+from magdi_ray.config import RunConfig
+from magdi_ray.config.distil import ScratchModel
+from magdi_ray.errors import ConfigError
+from magdi_ray.evaluate.answers import BASE, VOTE
+from magdi_ray.evaluate.metrics import Difference, Score
+from magdi_ray.preflight import check_run
+from magdi_ray.progress import console
+from magdi_ray.runs import Resume, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    shaped_by: Any
+    """The part of the configuration its result depends on."""
+    inputs: tuple[str, ...]
+    """Stages it reads."""
+    make: Callable[[RunConfig, Run, Path], dict[str, Any]]
+    needs_ray: bool = False
+
+
+def plan(config: RunConfig) -> list[Stage]:
+    """The stages of a run, in order."""
+    source = config.graph.source
+    finished_graphs = source is not None and source.format == "mag"
+    origin = {"source": source, "file": _file_hash(source.path) if source else None, "seed": config.seed}
+    result = [Stage("questions", {"task": config.task, **origin}, (), stages.make_questions)]
+    if not finished_graphs:
+        shaped = {"debate": config.debate, "splits": stages.debated_splits(config), **origin}
+        result.append(Stage("debates", shaped, ("questions",), stages.make_debates, needs_ray=source is None))
+    result.append(Stage("graphs", config.graph, ("questions",) if finished_graphs else ("debates",), stages.make_graphs))
+    base: tuple[str, ...] = ()
+    if isinstance(config.distil.student.model, ScratchModel):
+        base = ("base",)
+        result.append(Stage("base", {"model": config.distil.student.model, "seed": config.seed}, ("graphs",), stages.make_base))
+    students = []
+    for recipe in stages.recipes(config):
+        shaped = {"student": config.distil.student, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
+        students.append(stages.student_stage(config, recipe))
+        make = partial(stages.make_student, recipe=recipe)
+        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True))
+    inputs = ("questions", "graphs", *base, *students)
+    result.append(Stage("evaluation", config.evaluate, inputs, stages.make_evaluation, needs_ray=True))
+    return result
+
+
+def _file_hash(path: str) -> str:
+    """Hash of a file, or of the files of a directory, that a run starts from."""
+    root = Path(path)
+    found = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root] if root.is_file() else []
+    digest = hashlib.sha256()
+    for file in found:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible", until: str | None = None) -> list[str]:
+    """Run what is missing or stale, up to the stage `until` (None: all). Returns the names of the stages that ran.
+
+    Everything that can be refused is refused before the first worker starts.
+    """
+    chosen = plan(config)
+    if until is not None:
+        last = max((place for place, stage in enumerate(chosen) if stage.name == until), default=None)
+        if last is None:
+            raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
+        chosen = chosen[: last + 1]
+    check_run(config, run)
+    run.prepare(config, resume)
+    ran = []
+    with ExitStack() as session:
+        connected = False
+        for stage in chosen:
+            state = run.state(stage.name, stage.shaped_by, stage.inputs)
+            if state == "complete":
+                console.print(f"[green]✓[/] {stage.name}: already complete")
+                continue
+            if stage.needs_ray and not connected:
+                session.enter_context(ray_session())
+                connected = True
+            run_stage(config, run, stage)
+            ran.append(stage.name)
+    return ran
+
+
+def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:
+    """Run one stage into an empty directory and declare it complete."""
+    directory = run.clear(stage.name)
+    started = time.monotonic()
+    facts = stage.make(config, run, directory)
+    manifest = run.finish(stage.name, stage.shaped_by, stage.inputs, seconds=time.monotonic() - started, facts=facts)
+    shown = ", ".join(f"{_figure(value)} {name}" for name, value in facts.items() if isinstance(value, int) and value)
+    console.print(f"[green]✓[/] {stage.name}: {shown or 'done'} [dim]({manifest.seconds:.0f} s)[/]")
+
+
+def _figure(value: int) -> str:
+    return f"{value:,}".replace(",", " ")
+
+
+def load_results(run: Run) -> tuple[list[Score], list[Difference]]:
+    """Scores and differences of a finished evaluation."""
+    run.require("evaluation")
+    data = json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8"))
+    return [Score(**row) for row in data["scores"]], [Difference(**row) for row in data["differences"]]
+
+
+def titles(config: RunConfig) -> dict[str, str]:
+    """What each system of an evaluation is, in words."""
+    product = stages.recipes(config)[-1].name
+    said = {BASE: "base student (level 0)", VOTE: "the debate's vote"}
+    for recipe in stages.recipes(config):
+        said[recipe.name] = f"{recipe.name} student" + (" (the product)" if recipe.name == product else "")
+    return said
+
+
+def summary(config: RunConfig, run: Run, *, seconds: float) -> dict[str, Any]:
+    """The headline figures on the first evaluated split, for machines: accuracies in [0, 1], tokens a question."""
+    found, _ = load_results(run)
+    first = {score.system: score for score in found if score.split == config.evaluate.splits[0]}
+    students = [BASE, *(recipe.name for recipe in stages.recipes(config))]
+    teachers = [score for name, score in first.items() if name not in students and name != VOTE]
+    figures: dict[str, Any] = {name: round(first[name].accuracy, 4) for name in students if name in first}
+    if VOTE in first:
+        figures["vote"] = round(first[VOTE].accuracy, 4)
+    if teachers:
+        figures["best_teacher"] = round(max(score.accuracy for score in teachers), 4)
+    figures["tokens_student"] = round(first[students[-1]].tokens_out, 2)
+    figures["tokens_debate"] = round(first[VOTE].tokens_out, 2) if VOTE in first and first[VOTE].tokens_out else None
+    return figures | {"seconds": round(seconds, 1), "run": str(run.root)}

@@ -1,0 +1,126 @@
+"""Everything that can be refused before any worker starts: files that are missing, models that cannot learn, too few machines.
+
+All problems are collected and said at once. Starts nothing, loads no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from magdi_ray.agents.weights import check_model_directory, has_tokenizer, resolve_model
+from magdi_ray.cluster import COORDINATION, available
+from magdi_ray.config import RunConfig
+from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.sections import AgentConfig, RecordedEngine, TransformersEngine
+from magdi_ray.debate.load import load_protocol
+from magdi_ray.errors import ConfigError, MagdiError
+from magdi_ray.graph.store import check_version
+from magdi_ray.runs import Run
+from magdi_ray.stages import recipes, source_questions
+from magdi_ray.tasks.load import load_questions, load_task
+
+
+def check_run(config: RunConfig, run: Run) -> None:
+    """Check a configuration against what it points to.
+
+    Raises:
+        ConfigError: with every problem found; one problem alone keeps its own class.
+    """
+    problems = list(_problems(config, run))
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ConfigError("This run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
+    checks: list[Callable[[], object]] = [
+        lambda: _check_questions(config, run),
+        lambda: _check_graphs(run),
+        lambda: _check_student(config),
+        lambda: _check_recipes(config),
+        lambda: _check_workers(config),
+    ]
+    if config.debate is not None:
+        protocol = config.debate.protocol
+        checks.append(lambda: load_protocol(protocol, load_task(config.task)))
+        checks += [lambda agent=agent: _check_agent(agent) for agent in config.debate.agents]  # type: ignore[misc]
+    for check in checks:
+        try:
+            check()
+        except MagdiError as problem:
+            yield problem
+
+
+def _check_questions(config: RunConfig, run: Run) -> None:
+    if config.graph.source is not None:
+        source_questions(config)
+    else:
+        load_questions(config.task)
+
+
+def _check_graphs(run: Run) -> None:
+    graphs = run.path("graphs")
+    for path in sorted(graphs.glob("*.parquet")) if graphs.is_dir() else ():
+        check_version(path)
+
+
+def _check_agent(agent: AgentConfig) -> None:
+    match agent.engine:
+        case TransformersEngine(model=model):
+            try:
+                check_model_directory(model)
+            except MagdiError as problem:
+                raise ConfigError(f"Agent {agent.name!r}: {problem}") from None
+        case RecordedEngine(path=path):
+            if not Path(path).is_file():
+                raise ConfigError(f"Agent {agent.name!r}: there is no recording at {path}.")
+
+
+def _check_student(config: RunConfig) -> None:
+    model = config.distil.student.model
+    if isinstance(model, ScratchModel):
+        return
+    directory = Path(resolve_model(model))
+    if directory.is_dir() and not has_tokenizer(directory):
+        raise ConfigError(f"The student {model} has no tokenizer beside its weights. Save one there: tokenizer.save_pretrained({model!r}).")
+    try:
+        check_model_directory(model)
+    except MagdiError as problem:
+        raise ConfigError(f"The student: {problem}") from None
+
+
+def _check_recipes(config: RunConfig) -> None:
+    if config.debate is None:
+        return
+    known = {agent.name for agent in config.debate.agents}
+    for recipe in recipes(config):
+        wanted = recipe.nodes.agents
+        unknown = sorted(set(wanted) - known) if isinstance(wanted, tuple) else []
+        if unknown:
+            raise ConfigError(f"Recipe {recipe.name!r} learns from {unknown}, but the agents of the debate are {sorted(known)}.")
+
+
+def _check_workers(config: RunConfig) -> None:
+    cpus, gpus = available()
+    scaling = config.distil.scaling
+    wanted = scaling.num_workers * scaling.num_cpus
+    if wanted > cpus:
+        raise ConfigError(
+            f"distil.scaling wants {scaling.num_workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, but there are {cpus:g}. "
+            "Lower num_workers or num_cpus, or point RAY_ADDRESS to a larger cluster."
+        )
+    if scaling.use_gpu and scaling.num_workers > gpus:
+        raise ConfigError(
+            f"distil.scaling wants {scaling.num_workers} workers with a GPU each, but there are {gpus:g} GPUs. "
+            "Lower num_workers, or set use_gpu: false."
+        )
+    agents = config.debate.agents if config.debate else ()
+    cpus_wanted = sum(agent.replicas[0] * agent.num_cpus for agent in agents)
+    gpus_wanted = sum(agent.replicas[0] * agent.num_gpus for agent in agents)
+    if cpus_wanted > cpus + COORDINATION - 1 or gpus_wanted > gpus:
+        raise ConfigError(
+            f"The agents' smallest pools want {cpus_wanted:g} CPUs and {gpus_wanted:g} GPUs at once, but there are {cpus:g} and {gpus:g}. "
+            "Lower their num_cpus, num_gpus or replicas."
+        )

@@ -1,0 +1,162 @@
+"""The run directory: where each stage keeps its files, which stages are complete, and what has to run again.
+
+A stage is complete if and only if its `manifest.json` exists: it is written last, atomically. The manifest holds the hash of
+the configuration that shaped the stage and of the stages it read; when either no longer matches, the stage is stale and runs
+again. Files of a stale or unfinished attempt are moved to `superseded/`, never deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from magdi_ray.config import RunConfig, content_hash, dump_config
+from magdi_ray.errors import RunError
+
+Resume = Literal["never", "always", "if_possible"]
+State = Literal["missing", "unfinished", "stale", "complete"]
+
+MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a finished stage says of itself."""
+
+    stage: str
+    config_hash: str
+    """Hash of the part of the configuration that shaped the stage."""
+    inputs: dict[str, str]
+    """Name of each stage that was read -> its `content`."""
+    content: str
+    """Hash of the stage's own files."""
+    files: dict[str, int]
+    """File (relative to the stage) -> bytes."""
+    seconds: float
+    """Wall-clock time the stage took."""
+    finished: str
+    """UTC, ISO 8601."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Counts a person asks for first: rows, failures, skipped records by reason."""
+
+
+class Run:
+    """One run directory."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, stage: str) -> Path:
+        """The directory of a stage: "questions", "student", "ablations/level1"."""
+        return self.root / stage
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line a training step."""
+        return self.root / "metrics.jsonl"
+
+    def prepare(self, config: RunConfig, resume: Resume) -> None:
+        """Create or take up the directory and store the resolved configuration in it.
+
+        Raises:
+            RunError: the directory holds something that is not a run, or another run, or `resume` forbids what was found.
+        """
+        occupied = self.root.exists() and any(self.root.iterdir())
+        stored = self.root / CONFIG
+        if occupied and not stored.is_file():
+            raise RunError(f"{self.root} holds files that are no run of magdi (there is no {CONFIG}). Choose an empty --out directory.")
+        if occupied and resume == "never":
+            raise RunError(f"{self.root} already holds a run. Choose another --out directory, or allow --resume if_possible.")
+        if not occupied and resume == "always":
+            raise RunError(f"--resume always: there is no run in {self.root} to resume.")
+        if occupied and (name := _stored_name(stored)) != config.name:
+            raise RunError(f"{self.root} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
+        self.root.mkdir(parents=True, exist_ok=True)
+        write_atomically(stored, dump_config(config))
+
+    def read_manifest(self, stage: str) -> Manifest | None:
+        """The manifest of a stage, or None where the stage is not complete."""
+        path = self.path(stage) / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path} cannot be read ({error}). Move the directory away to run the stage again.") from None
+
+    def require(self, stage: str) -> Manifest:
+        """The manifest of a stage that must be complete."""
+        manifest = self.read_manifest(stage)
+        if manifest is None:
+            raise RunError(f"{self.root} has no finished {stage!r} stage. Run it first: magdi run CONFIG --out {self.root}")
+        return manifest
+
+    def state(self, stage: str, shaped_by: Any, inputs: Iterable[str]) -> State:
+        """What is on disk for a stage, held against the configuration and the stages it reads."""
+        manifest = self.read_manifest(stage)
+        if manifest is None:
+            directory = self.path(stage)
+            return "unfinished" if directory.is_dir() and any(directory.iterdir()) else "missing"
+        wanted = (content_hash(shaped_by), self._contents(inputs))
+        return "complete" if (manifest.config_hash, manifest.inputs) == wanted else "stale"
+
+    def clear(self, stage: str) -> Path:
+        """An empty directory for a stage; whatever stood there is moved to `superseded/`."""
+        directory = self.path(stage)
+        if directory.exists() and any(directory.iterdir()):
+            stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+            target = self.root / "superseded" / f"{stage.replace('/', '-')}-{stamp}-{os.getpid()}"
+            target.parent.mkdir(exist_ok=True)
+            directory.rename(target)
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def finish(self, stage: str, shaped_by: Any, inputs: Iterable[str], *, seconds: float, facts: Mapping[str, Any]) -> Manifest:
+        """Declare a stage complete: hash its files and write the manifest, last."""
+        directory = self.path(stage)
+        files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
+        manifest = Manifest(
+            stage=stage,
+            config_hash=content_hash(shaped_by),
+            inputs=self._contents(inputs),
+            content=_hash_files(files),
+            files={name: path.stat().st_size for name, path in files.items()},
+            seconds=round(seconds, 3),
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            facts=dict(facts),
+        )
+        write_atomically(directory / MANIFEST, json.dumps(asdict(manifest), indent=1))
+        return manifest
+
+    def _contents(self, stages: Iterable[str]) -> dict[str, str]:
+        manifests = {stage: self.read_manifest(stage) for stage in stages}
+        return {stage: manifest.content if manifest else "" for stage, manifest in manifests.items()}
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _hash_files(files: Mapping[str, Path]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        with path.open("rb") as stream:
+            digest.update(f"{name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _stored_name(stored: Path) -> str | None:
+    import yaml
+
+    data = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    return data.get("name") if isinstance(data, dict) else None

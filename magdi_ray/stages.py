@@ -1,0 +1,245 @@
+"""The stages of a run, each a function from what is on disk to what is on disk. Which of them run is `pipeline`'s business.
+
+Signature of the family: `stage(config, run, directory) -> facts`: read earlier stages of `run`, write into the empty
+`directory`, return the counts a person asks for first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from magdi_ray.agents.base import derive_seed
+from magdi_ray.config import RecipeConfig, RunConfig, resolve_recipe
+from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.sections import GraphSource
+from magdi_ray.debate.store import read_debates, write_debates
+from magdi_ray.debate.transcript import Debate
+from magdi_ray.errors import ConfigError
+from magdi_ray.evaluate.answers import BASE, VOTE, Answer, debate_answers, read_answers, write_answers
+from magdi_ray.evaluate.metrics import differences, scores
+from magdi_ray.graph.build import build_mag
+from magdi_ray.graph.formats import Import, import_debates
+from magdi_ray.graph.schema import Mag
+from magdi_ray.graph.store import iter_mags, write_mags
+from magdi_ray.progress import Progress, polled
+from magdi_ray.runs import Run
+from magdi_ray.tasks.base import SPLITS, Question
+from magdi_ray.tasks.load import check_questions, fingerprint, load_questions, load_task
+from magdi_ray.tasks.store import read_questions, write_questions
+
+Facts = dict[str, Any]
+
+GRAPHS_PER_FILE = 4096
+
+
+def make_questions(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """Load, check and store the questions, one file a split."""
+    questions = source_questions(config) if config.graph.source else load_questions(config.task)
+    counts: dict[str, int] = {}
+    for split in SPLITS:
+        chosen = [question for question in questions if question.split == split]
+        if chosen:
+            counts[split] = write_questions(directory / f"{split}.parquet", chosen)
+    return counts
+
+
+def source_questions(config: RunConfig) -> list[Question]:
+    """The questions of imported debates or graphs, some of them held out."""
+    source = config.graph.source
+    assert source is not None
+    if source.format == "mag":
+        found = [mag.question for mag in iter_mags(source.path)]
+    else:
+        found = [debate.question for debate in read_source(config).debates]
+    if source.test and source.test >= len(found):
+        raise ConfigError(f"graph.source.test holds out {source.test} questions, but {source.path} has only {len(found)}.")
+    questions = hold_out(found, source.test, config.seed)
+    check_questions(questions)
+    return questions
+
+
+def hold_out(questions: list[Question], count: int, seed: int) -> list[Question]:
+    """Move `count` training questions to the test split, chosen by a seeded hash of their text; the others stay as they are."""
+    training = sorted((q for q in questions if q.split == "train"), key=lambda q: derive_seed(seed, fingerprint(q)))
+    chosen = {question.id for question in training[:count]}
+    return [replace(question, split="test") if question.id in chosen else question for question in questions]
+
+
+def read_source(config: RunConfig) -> Import:
+    """The debates of a published file."""
+    source = config.graph.source
+    assert source is not None
+    return import_debates(source.format, Path(source.path), load_task(config.task))
+
+
+def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """Hold the debates, or import them."""
+    if config.graph.source is not None:
+        return _import_debates(config, run, directory, config.graph.source)
+    from magdi_ray.debate.run import run_debates
+
+    questions = [q for q in read_questions(run.path("questions")) if q.split in debated_splits(config)]
+    source = directory / "source"
+    source.mkdir()
+    write_questions(source / "questions.parquet", questions)
+    facts = run_debates(config, questions, source=source, out=directory)
+    (source / "questions.parquet").unlink()
+    source.rmdir()
+    return facts
+
+
+def debated_splits(config: RunConfig) -> tuple[str, ...]:
+    """Training questions are debated to be learned from, evaluated ones to measure the teachers and the vote."""
+    return tuple(split for split in SPLITS if split == "train" or split in config.evaluate.splits)
+
+
+def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphSource) -> Facts:
+    split = {question.id: question.split for question in read_questions(run.path("questions"))}
+    found = read_source(config)
+    debates = [replace(d, question=replace(d.question, split=split[d.question.id])) for d in found.debates]
+    write_debates(directory / "imported.parquet", debates)
+    reasons = Counter(skipped.reason for skipped in found.skipped)
+    unparsed = sum(turn.status == "unparsed" for debate in debates for turn in debate.turns)
+    facts: Facts = {"format": source.format, "debates": len(debates), "skipped": len(found.skipped), "skipped_reasons": dict(reasons)}
+    return facts | {"replies": sum(len(debate.turns) for debate in debates), "unparsed_replies": unparsed}
+
+
+def make_graphs(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """One graph a debate; failed debates are counted and left out."""
+    counts: Counter[str] = Counter()
+    source = config.graph.source
+    mags = _copied_mags(source.path, run, counts) if source and source.format == "mag" else _built_mags(config, run, counts)
+    part = 0
+    while chunk := list(islice(mags, GRAPHS_PER_FILE)):
+        write_mags(directory / f"part-{part:05d}.parquet", chunk)
+        part += 1
+    return dict(counts)
+
+
+def _built_mags(config: RunConfig, run: Run, counts: Counter[str]) -> Iterator[Mag]:
+    task = load_task(config.task)
+    for debate in read_debates(run.path("debates")):
+        if debate.error is not None:
+            counts["failed debates left out"] += 1
+            continue
+        yield _counted(build_mag(debate, task, labels=config.graph.labels), counts)
+
+
+def _copied_mags(path: str, run: Run, counts: Counter[str]) -> Iterator[Mag]:
+    split = {question.id: question.split for question in read_questions(run.path("questions"))}
+    for mag in iter_mags(path):
+        yield _counted(replace(mag, question=replace(mag.question, split=split[mag.question.id])), counts)
+
+
+def _counted(mag: Mag, counts: Counter[str]) -> Mag:
+    labels = {node.correct for node in mag.nodes}
+    counts["graphs"] += 1
+    counts["nodes"] += len(mag.nodes)
+    counts["edges"] += len(mag.edges)
+    counts["unparsed nodes"] += sum(node.status == "unparsed" for node in mag.nodes)
+    counts["graphs with both kinds of nodes"] += {True, False} <= labels
+    return mag
+
+
+def make_base(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """Write the student that is made from scratch, before it is taught."""
+    from magdi_ray.distill.scratch import make_student
+
+    shape = config.distil.student.model
+    assert isinstance(shape, ScratchModel)
+    make_student(
+        shape, mags=iter_mags(run.path("graphs")), task=load_task(config.task), directory=directory, seed=derive_seed(config.seed, "base")
+    )
+    return {"made from scratch": shape.architecture}
+
+
+def base_model(config: RunConfig, run: Run) -> str:
+    """Where the untaught student's weights are."""
+    model = config.distil.student.model
+    return model if isinstance(model, str) else str(run.path("base").resolve())
+
+
+def student_stage(config: RunConfig, recipe: RecipeConfig) -> str:
+    """The stage a recipe's student is made in: the product, or a comparison beside it."""
+    return "student" if recipe == resolve_recipe(config.distil.recipe) else f"ablations/{recipe.name}"
+
+
+def recipes(config: RunConfig) -> list[RecipeConfig]:
+    """Every recipe of a run, the comparisons first and the product last."""
+    return [resolve_recipe(choice) for choice in (*config.distil.ablations, config.distil.recipe)]
+
+
+def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> Facts:
+    """Distil one student on Ray Train."""
+    from magdi_ray.distill.loop import Job
+    from magdi_ray.distill.train import distill
+
+    inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
+    job = Job(
+        graphs=str(run.path("graphs").resolve()),
+        output=str(directory.resolve()),
+        log=str(run.metrics.resolve()),
+        tensorboard=str((run.root / "tensorboard" / recipe.name).resolve()),
+        task=config.task,
+        student=config.distil.student,
+        model=base_model(config, run),
+        recipe=recipe,
+        train=config.distil.train,
+        deepspeed=config.distil.deepspeed,
+        seed=derive_seed(config.seed, "distil"),
+        inputs=inputs,
+    )
+    offset = run.metrics.stat().st_size if run.metrics.exists() else 0
+    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset)):
+        return distill(job, config.distil.scaling, storage=(run.root / "training").resolve())
+
+
+def _follow(progress: Progress, log: Path, offset: int) -> None:
+    """Show the newest step of a training from its log."""
+    if not log.exists():
+        return
+    with log.open("rb") as stream:
+        stream.seek(max(offset, log.stat().st_size - 4096))
+        lines = [line for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
+    if lines:
+        last = json.loads(lines[-1])
+        progress.update(last["step"] + 1, total=last["steps"], note=f"loss {last['loss']:.3f}")
+
+
+def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """Measure base, students, teachers and vote on the held-out questions."""
+    from magdi_ray.evaluate.run import run_answers
+
+    held_out = [q for q in read_questions(run.path("questions")) if q.split in config.evaluate.splits]
+    questions = [question for question in held_out if question.gold is not None]
+    if not questions:
+        raise ConfigError(f"There is no question with a gold answer in the splits {list(config.evaluate.splits)} to evaluate on.")
+    models = {BASE: base_model(config, run)} | {recipe.name: str(run.path(student_stage(config, recipe)).resolve()) for recipe in recipes(config)}
+    source = directory / "questions.parquet"
+    write_questions(source, questions)
+    run_answers(config, models, questions=source, rows=len(questions), out=directory / "students")
+    source.unlink()
+    identities = {question.id for question in questions}
+    mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.id in identities)
+    write_answers(directory / "debates.parquet", debate_answers(mags, load_task(config.task)))
+    metrics = measure(config, read_answers(directory))
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    return {"questions": len(questions), "without gold, left out": len(held_out) - len(questions), "systems": len(models)}
+
+
+def measure(config: RunConfig, answers: list[Answer]) -> Facts:
+    """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
+    names = [recipe.name for recipe in recipes(config)]
+    order = {name: place for place, name in enumerate([BASE, *names])}
+    answers = sorted(answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system))  # type: ignore[arg-type]
+    comparisons = [(name, BASE) for name in names] + list(zip(names[1:], names[:-1], strict=True)) + [(names[-1], VOTE)]
+    return {
+        "scores": [asdict(score) for score in scores(answers)],
+        "differences": [asdict(item) for item in differences(answers, comparisons)],
+    }

@@ -1,0 +1,165 @@
+r"""Numbers in free text: which number a reply gives as its answer, its one normal form, and when two are equal.
+
+Pure and total: nothing here raises on any text, does I/O or knows what was asked.
+
+Which number is the answer, first rule that yields one:
+
+1. the last `\boxed{...}` that holds a number;
+2. the last explicit statement: `#### 18`, "the answer is 18", "Answer: 18", a line `A: 18`; a statement that says the answer
+   is unknown ends the search with None;
+3. the last number of the text.
+
+Within a box or a statement only what stands behind its last "=" counts, where a number does; negated numbers never do ("not 5
+but 7" is 7). Of several numbers a statement's first is taken; a box with several different ones ("160 to 230", "3d-70") gives
+no answer at all.
+
+    "... she earns $<<9*2=18>>18 a day.\nThe answer is **$1,200.00** per year."  ->  "1200"
+
+A percentage is the number before its sign: "50%" reads "50" and is not the same as "0.5". Units and currencies are dropped.
+Normal form: an integer "-5", else a terminating decimal without trailing zeros "18.5", else a reduced fraction "1/3".
+Exponents ("10^2", "m²") and digits inside words ("H2O") are no numbers of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+MAX_DIGITS = 300
+"""A longer digit string is noise, not an answer (and int() refuses 4301 digits)."""
+
+MAX_CLAUSE = 400
+"""Characters of a box or statement that are read; keeps the reading linear in the text's length."""
+
+MAX_TRIED = 50
+"""Boxes and statements looked into, from the end."""
+
+VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
+
+_LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}|([0-9])\s*([0-9]))")
+_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = re.compile(
+    r"(?<![A-Za-z0-9_^])(?<!\^\{)(?<![0-9]\.)"
+    r"(?P<sign>(?<![)\]}])-|(?<==\s)-\s)?(?:[$€£¥₹]\s?)?"
+    rf"(?P<a>{_UNSIGNED})(?:[eE](?P<e>[+-]?[0-9]{{1,2}})(?!\w))?"
+    rf"(?:(?:\s+and)?\s+(?P<n>[0-9]+)/(?P<d>[0-9]+)(?![0-9])|\s?/\s?(?P<b>{_UNSIGNED}))?"
+    r"(?!\.?[0-9])(?!\s?\^\s?\{?[0-9])"
+)
+_NEGATED = re.compile(rf"(?:\bnot|n't)\s+(?:\w+\s+)?[-$€£]*(?:{_UNSIGNED})", re.IGNORECASE)
+_EQUALS = re.compile(r"=|≈|\bequals\b", re.IGNORECASE)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_STATEMENT = re.compile(
+    r"\#{4}|(?m:^[ \t>*]*A:)|\banswer\b[*_\"' ]*(?:"
+    r"(?:(?:to|of|for)\b[^.:=\n]{0,160}?)?\s*(?:\b(?:is|was|equals|would be|should be|must be|will be|comes (?:out )?to)|[=:≈])"
+    r"|(?=(?:cannot|can't|can not|could not)\b))",
+    re.IGNORECASE,
+)
+_UNKNOWN = re.compile(
+    r"[\s*_:\"'{]*(?:unknown|undetermined|indeterminate|unclear|impossible|cannot|can't|can not|could not|not (?:known|clear|possible))\b",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")
+
+
+def read_number(text: str) -> str | None:
+    """The answer a text gives, in normal form; None when it gives none."""
+    text = clean(text)
+    for match in reversed(list(_BOXED.finditer(text))[-MAX_TRIED:]):
+        if held := set(_result(_box(text, match.end()))):
+            return normal_form(held.pop()) if len(held) == 1 else None
+    for match in reversed(list(_STATEMENT.finditer(text))[-MAX_TRIED:]):
+        clause = _clause(text, match.end())
+        if _UNKNOWN.match(clause):
+            return None
+        if stated := _result(clause):
+            return normal_form(stated[0])
+    values = numbers(_NEGATED.sub(" ", text))
+    return normal_form(values[-1]) if values else None
+
+
+def same_number(left: str | None, right: str | None) -> bool:
+    """Whether two answers are exactly the same number: "18" and "18.00", "1/2" and "0.5". None, or no number: False."""
+    if left is None or right is None:
+        return False
+    first, second = read_number(left), read_number(right)
+    return first is not None and first == second
+
+
+def normal_form(value: Fraction) -> str:
+    """The one spelling of a number: "-5", "18.5" or "1/3"."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest, places = value.denominator, 0
+    for factor in (2, 5):
+        power = 0
+        while rest % factor == 0:
+            rest, power = rest // factor, power + 1
+        places = max(places, power)
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"
+
+
+def numbers(text: str) -> list[Fraction]:
+    """Every number of a cleaned text, in order."""
+    found = []
+    for match in _NUMBER.finditer(text):
+        if (value := _value(match)) is not None:
+            found.append(value)
+    return found
+
+
+def clean(text: str) -> str:
+    r"""One spelling for what has many: minus signs, `\$`, `1{,}200`, `1\,200`, `\frac{1}{2}`, `\text{}`, "½"."""
+    text = text.translate({0x2212: "-", 0xFE63: "-", 0xFF0D: "-", 0x2044: "/"})
+    for glyph, plain in VULGAR.items():
+        text = re.sub(rf"(?<=[0-9]){glyph}", f" {plain}", text).replace(glyph, plain)
+    text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
+    text = re.sub(r"(?<=[0-9])(?:\\[,!;]|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))", ",", text)
+    text = re.sub(r"(?<=,)\\!(?=[0-9]{3})", "", text)
+    text = _LATEX_FRACTION.sub(_plain_fraction, text)
+    return re.sub(r"\\(?:text|mathrm|mathbf|textbf|mbox)\s*\{([^{}]*)\}", r" \1 ", text)
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    top, bottom = match[1] or match[3], match[2] or match[4]
+    glued = match.start() > 0 and match.string[match.start() - 1].isdigit()
+    return f"{' ' if glued else ''}{top}/{bottom}"
+
+
+def _box(text: str, start: int) -> str:
+    depth, end, limit = 1, start, min(len(text), start + MAX_CLAUSE)
+    while end < limit and depth:
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    return text[start : end - (depth == 0)]
+
+
+def _clause(text: str, start: int) -> str:
+    while start < len(text) and text[start] in " \t\r\n*_:`\\[(":
+        start += 1
+    end = _CLAUSE_END.search(text, start, start + MAX_CLAUSE)
+    return text[start : end.start() if end else start + MAX_CLAUSE]
+
+
+def _result(clause: str) -> list[Fraction]:
+    clause = _NEGATED.sub(" ", clause)
+    return numbers(_EQUALS.split(clause)[-1]) or numbers(clause)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > MAX_DIGITS:
+        return None
+    value = Fraction(match["a"].replace(",", "")) * Fraction(10) ** int(match["e"] or 0)
+    if match["b"]:
+        divisor = Fraction(match["b"].replace(",", ""))
+        if not divisor:
+            return None
+        value /= divisor
+    elif match["d"]:
+        top, bottom = int(match["n"]), int(match["d"])
+        if not bottom:
+            return None
+        value = Fraction(top, bottom) + (value if top < bottom else 0)
+    return -value if match["sign"] else value

@@ -1,0 +1,41 @@
+"""Fixtures every test may use: the recorded data, and one real local Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Published questions and debates; tests that need them are skipped where they are absent."""
+    path = Path(os.environ.get("MAGDI_DATA") or ROOT.parent / "shared" / "data")
+    if not path.is_dir():
+        pytest.skip(f"no recorded data at {path}; set MAGDI_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A real local Ray with 4 logical CPUs, started once."""
+    import ray
+
+    from magdi_ray.cluster import ray_session
+
+    temp = tempfile.mkdtemp(prefix="magdi-ray-")  # short: Ray's sockets live below it
+    with ray_session(num_cpus=4, temp_dir=temp):
+        assert ray.is_initialized()
+        yield
+    shutil.rmtree(temp, ignore_errors=True)
