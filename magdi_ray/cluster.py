@@ -18,7 +18,11 @@ ENVIRONMENT = {
 }
 """Set for the driver and every worker."""
 
+INHERITED = ("HF_HUB_OFFLINE", "HF_HOME", "MAGDI_DATA")
+"""Handed on to the workers where the driver has them."""
+
 COORDINATION = 2
+"""Logical CPUs of a local Ray beyond the machine's cores."""
 
 QUIET = ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune")
 
@@ -32,8 +36,7 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
     `COORDINATION` more, for readers, writers and controllers that mostly wait: without them a pool that fills the machine
     would wait for its own input.
     """
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    variables = set_environment()
     import ray
 
     started = not ray.is_initialized()
@@ -45,32 +48,34 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
             include_dashboard=False if local else None,
             logging_level=logging.ERROR if quiet else logging.INFO,
             log_to_driver=not quiet,
-            runtime_env={"env_vars": worker_environment()},
+            runtime_env={"env_vars": variables},
             _temp_dir=temp_dir if local else None,
         )
+    from ray import serve
+
     for name in QUIET if quiet else ():
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     finally:
         if started:
-            from ray import serve
-
             serve.shutdown()
             ray.shutdown()
 
 
-def worker_environment() -> dict[str, str]:
-    """Environment variables of every worker. DeepSpeed is told to use the CPU where there is no GPU."""
+def set_environment() -> dict[str, str]:
+    """Set this process's environment variables and return those every worker needs too.
+
+    DeepSpeed is told to use the CPU where there is no GPU; what the user has set is kept.
+    """
     import torch
 
-    variables = {key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()}
+    wanted = dict(ENVIRONMENT)
     if not torch.cuda.is_available():
-        variables["DS_ACCELERATOR"] = os.environ.get("DS_ACCELERATOR", "cpu")
-    for key in ("HF_HUB_OFFLINE", "MAGDI_DATA"):
-        if key in os.environ:
-            variables[key] = os.environ[key]
-    return variables
+        wanted["DS_ACCELERATOR"] = "cpu"
+    for key, value in wanted.items():
+        os.environ.setdefault(key, value)
+    return {key: os.environ[key] for key in (*wanted, *INHERITED) if key in os.environ}
 
 
 def available() -> tuple[float, float]:

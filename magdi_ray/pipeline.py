@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray import stages
-from magdi_ray.cluster import ray_session
+from magdi_ray.cluster import ray_session, set_environment
 from magdi_ray.config import RunConfig
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.errors import ConfigError
@@ -84,6 +84,7 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
         if last is None:
             raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
         chosen = chosen[: last + 1]
+    set_environment()
     check_run(config, run)
     run.prepare(config, resume)
     ran = []

@@ -18,7 +18,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayErr
 from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_exponential, wait_random
 
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.config.sections import EngineConfig, TransformersEngine
@@ -37,7 +37,7 @@ RETRIED = (
 """The replica died, or was not there: another one answers the same question as well."""
 
 RETRY_SECONDS = 60.0
-"""How long a request is retried; a replica that died is back after 10 to 13 s plus the loading of its weights."""
+"""Waits between retries of one request, added up; a replica that died is back after 10 to 13 s plus the loading of its weights."""
 
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
 """The line of a traceback that names the exception."""
@@ -183,7 +183,7 @@ class PooledEngine:
         """Ask any replica; one that dies meanwhile is survived by asking again.
 
         Raises:
-            EngineError: the engine's own, as it was raised; or no replica answered within `retry_s` seconds.
+            EngineError: the engine's own, as it was raised; or the replicas kept dying through `retry_s` seconds of retries.
         """
         handle = self._handle
         if handle is None:
@@ -212,7 +212,8 @@ async def ask_replica(
         EngineError: see `PooledEngine.generate`.
     """
     retrying = AsyncRetrying(
-        stop=stop_after_delay(retry_s),
+        # The waits between attempts are counted, not the attempts: a request may rightly queue for minutes at a busy engine.
+        stop=lambda state: state.idle_for >= retry_s,
         wait=wait_exponential(multiplier=0.2, max=5.0) + wait_random(0.0, 0.5),
         retry=retry_if_exception_type(RETRIED),
         before_sleep=before_sleep_log(logger, logging.INFO),
@@ -221,7 +222,9 @@ async def ask_replica(
     try:
         return await retrying(_ask_once, handle, tuple(messages), sampling)
     except RETRIED as error:
-        raise EngineError(f"No replica of engine {name!r} answered within {retry_s:.0f} s: {_first_line(error)}") from error
+        raise EngineError(
+            f"Replicas of engine {name!r} kept dying for {retry_s:.0f} s of retries: {_first_line(error)}"
+        ) from error
     except RayTaskError as error:
         if isinstance(error.cause, MagdiError):
             raise error.cause from None

@@ -80,7 +80,7 @@ class TokenChooser(LogitsProcessor):
         self.top_p_S1 = torch.tensor([[s.top_p] for s in drawing], device=device)
         self.any_nucleus = any(sampling.top_p < 1.0 for sampling in drawing)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen_B = scores.argmax(dim=-1)
         step = input_ids.shape[1] - self.prompt_length
         if not self.all_greedy and step < self.uniforms_ST.shape[1]:
@@ -128,7 +128,7 @@ class RowEnd(StoppingCriteria):
         self._decode = decode
         self._open = {row: stops for row, s in enumerate(samplings) if (stops := tuple(filter(None, s.stop)))}
 
-    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         step = input_ids.shape[1] - self.prompt_length
         if self._open:
             self._look_for_stops(input_ids, step)

@@ -136,7 +136,8 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
         "supervised_tokens": sum(step.supervised for step in data.steps),
         "skipped_nodes": data.tokenised.skipped_nodes,
         "skipped_graphs": data.tokenised.skipped_graphs,
-        "losses": [round(loss, 6) for loss in losses],
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.distill.text import student_reply
@@ -19,6 +20,7 @@ START, END, PAD = "<s>", "</s>", "<pad>"
 
 def make_student(config: ScratchModel, *, mags: Iterable[Mag], task: Task, directory: Path, seed: int) -> None:
     """Write a plain Hugging Face directory. The same graphs, configuration and seed give the same files."""
+    disable_progress_bar()
     tokenizer = train_tokenizer(_texts(mags, task), config.vocab_size)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

@@ -55,7 +55,8 @@ _STATEMENT = re.compile(
     re.IGNORECASE,
 )
 _UNKNOWN = re.compile(
-    r"[\s*_:\"'{]*(?:unknown|undetermined|indeterminate|unclear|impossible|cannot|can't|can not|could not|not (?:known|clear|possible))\b",
+    r"[\s*_:\"'{]*(?:unknown|undetermined|indeterminate|unclear|impossible"
+    r"|cannot|can't|can not|could not|not (?:known|clear|possible))\b",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")

@@ -91,7 +91,8 @@ def load(path: Path | str, *, split: Split, limit: int | None = None) -> list[Qu
     with path.open(encoding="utf-8") as lines:
         for number, question in _rows(path, lines, split):
             if question.id in seen:
-                _refuse(path, number, "an id that occurs once", f"{question.id!r}, also in line {seen[question.id]}", "remove one")
+                found = f"{question.id!r}, also in line {seen[question.id]}"
+                _refuse(path, number, "an id that occurs once", found, "remove one of the two")
             seen[question.id] = number
             questions.append(question)
             if len(questions) == limit:
@@ -134,7 +135,7 @@ def _row(path: Path, number: int, line: str, split: Split) -> Question:
     if not isinstance(row, dict):
         _refuse(path, number, "a JSON object", repr(line[:80]), 'write {"question": ..., "answer": ...}')
     text, answer = row.get("question"), row.get("answer")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip() or any("\ud800" <= c <= "\udfff" for c in text):
         _refuse(path, number, 'a text under "question"', repr(text), "add it or remove the line")
     gold = answer.rpartition("####")[2] if isinstance(answer, str) and "####" in answer else ""
     value = read_number(gold)

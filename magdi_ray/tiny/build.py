@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -118,7 +118,7 @@ class _Hands:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def run(self, stage: str, jobs: Mapping[str, tuple]) -> dict:
+    def run(self, stage: str, jobs: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
         """`function(directory, *arguments)` for each model by name; their results by name."""
         started = time.monotonic()
         if self.pool is None:

@@ -85,7 +85,7 @@ def test_a_caller_that_left_while_waiting_is_not_worked_for() -> None:
         gone.cancel()
         await asyncio.sleep(0)
         work.free.set()
-        assert await asyncio.gather(first, stays) == [0, 4]
+        assert [await first, await stays] == [0, 4]
 
     asyncio.run(run())
     assert work.batches == [[0], [2]]

@@ -17,6 +17,8 @@ from magdi_ray.agents.recorded import record
 from magdi_ray.config.sections import RecordedEngine, TransformersEngine
 from magdi_ray.errors import EngineError
 
+pytestmark = pytest.mark.cluster
+
 ASKED = [Message("user", "2 + 2?")]
 FOUR = Reply(text="4", tokens_in=5, tokens_out=2, confidence=0.5, finish_reason="stop", model="ada")
 

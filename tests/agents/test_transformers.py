@@ -100,7 +100,12 @@ def test_greedy_replies_are_those_of_plain_generate(agent: TransformersAgent, mo
 def test_requests_with_different_sampling_share_a_batch(agent: TransformersAgent) -> None:
     calls: list[int] = []
     inner = agent.model.generate
-    agent.model.generate = lambda **arguments: calls.append(len(arguments["input_ids"])) or inner(**arguments)
+
+    def counted(**arguments: Any) -> Any:
+        calls.append(len(arguments["input_ids"]))
+        return inner(**arguments)
+
+    agent.model.generate = counted
     try:
         samplings = [Sampling(max_tokens=3), draw(5, max_tokens=9), draw(6)]
         replies = ask(agent, [(user("w1 w2"), sampling) for sampling in samplings])

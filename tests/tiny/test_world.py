@@ -43,7 +43,8 @@ def test_the_same_seed_gives_the_same_questions_and_more_only_appends(split: Spl
 def test_ids_and_texts_are_unique_and_ids_say_the_split(split: Split) -> None:
     found = questions(split, 300)
     assert len({q.id for q in found}) == len({q.text for q in found}) == 300
-    assert found[12].id == f"tiny-{split}-00012" and {q.split for q in found} == {split}
+    assert found[12].id == f"tiny-{split}-00012"
+    assert {q.split for q in found} == {split}
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -95,8 +95,8 @@ def imported_question(task: Task, text: str, gold_text: object) -> Question:
     Raises:
         RecordError: no question, or no gold answer that the task can read.
     """
-    if not text.strip():
-        raise RecordError("there is no question text")
+    if not text.strip() or not _is_unicode(text):
+        raise RecordError("there is no question text that can be read")
     question = Question(id=f"{task.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}", text=text, split="train")
     gold = task.extract(question, str(gold_text)) if isinstance(gold_text, str | int | float) else None
     if gold is None:
@@ -108,7 +108,12 @@ def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns:
     """The debate that these turns make, with the vote of the last round as its outcome.
 
     An agent without a turn in the last round casts an empty ballot.
+
+    Raises:
+        RecordError: a text is no valid Unicode (a JSON escape left half of a surrogate pair), so no file could hold it.
     """
+    if not all(_is_unicode(turn.text) for turn in turns):
+        raise RecordError("a reply is no valid Unicode text")
     last = max(turn.round for turn in turns)
     cast = {turn.agent: Ballot(turn.answer, turn.confidence) for turn in turns if turn.round == last}
     verdict = tally(task, [cast.get(agent, Ballot(None, None)) for agent in agents])
@@ -121,3 +126,7 @@ def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns:
         agreement=verdict.agreement,
         stopped="consensus" if verdict.consensus else "rounds",
     )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -3,7 +3,7 @@
 A JSON array; `utils.py` there reads the question, the gold answer and the outputs of three agents in up to four rounds:
 
     {"question": "Natalia sold clips to 48 of her friends in April ...", "gold_answer": "72",
-     "claude_output_0": {"reasoning": "In May she sold 48 / 2 = 24 clips. 48 + 24 = 72.", "answer": "72", "confidence_level": 1.0},
+     "claude_output_0": {"reasoning": "In May she sold 24 clips. 48 + 24 = 72.", "answer": "72", "confidence_level": 1.0},
      "gpt4_output_0": {"reasoning": "...", "answer": "72", "confidence_level": 1.0},
      "bard_output_0": {"reasoning": "...", "answer": "96", "confidence_level": 0.8},
      "claude_output_1": {...}, ... "bard_output_3": {...}}

@@ -1,7 +1,7 @@
 """The record that ReConcile's run and MAGDi's training data share: one flat object, a key per agent and round.
 
-An output `<agent>_output_<round>` is what was parsed from a reply: `{"reasoning": ..., "answer": ..., "confidence_level": ...}`; the
-reply itself is not kept. The turn's text is therefore put together: the reasoning, then the answer in the task's own sentence.
+An output `<agent>_output_<round>` is what was parsed from a reply: `{"reasoning": ..., "answer": ..., "confidence_level": ...}`;
+the reply itself is not kept. The turn's text is therefore put together: the reasoning, then the answer in the task's sentence.
 
 From round 1 on every agent was shown all outputs of the previous round, its own among them, grouped by answer.
 

@@ -1,18 +1,18 @@
 r"""Society of minds (Du et al. 2023, arXiv 2305.14325): agents that are shown each other's raw replies.
 
 The file is `gsm/gsm_<agents>_<rounds>.json` as github.com/composable-models/llm_multiagent_debate writes it, and its many
-descendants: an object keyed by the question, its value `[agent contexts, gold answer text]`, a context the whole chat of one agent:
+descendants: an object keyed by the question, its value `[agent contexts, gold answer text]`, a context one agent's whole chat:
 
     {"Janet's ducks lay 16 eggs per day. ...": [[
-        [{"role": "user", "content": "Can you solve the following math problem? Janet's ducks ... in the form \\boxed{answer} ..."},
+        [{"role": "user", "content": "Can you solve the following math problem? Janet's ... in the form \\boxed{answer} ..."},
          {"role": "assistant", "content": "Janet has 16 eggs per day, and eats 3 + 4 = ... Answer: \\boxed{18}."},
-         {"role": "user", "content": "These are the solutions to the problem from other agents: \n\n One agent solution: ```...```"},
+         {"role": "user", "content": "These are the solutions ... from other agents: \n\n One agent solution: ```...```"},
          {"role": "assistant", "content": "Yes, based on the previous solutions my answer is: ..."}], ...],
       "Janet sells 16 - 3 - 4 = ... #### 18"]}
 
-The n-th assistant message of a context is the agent's reply of round n. What an agent was shown is looked up, not assumed: its own
-previous reply (it is in its chat) and every reply of others, of the previous round or taken earlier in the same round, whose text
-stands in the user message it answers. In the files written by older versions of that code, agents spoke in turn: each was shown
+The n-th assistant message of a context is the agent's reply of round n. What an agent was shown is looked up, not assumed: its
+own previous reply (it is in its chat) and every reply of others, of the previous round or taken earlier in the same round, whose
+text stands in the user message it answers. In the files written by older versions of that code, agents spoke in turn: each was shown
 the *same* round's replies of those before it. Where an agent gave one text in both rounds, the previous round's is meant.
 
 The format names no agents and no model: agents are "agent-1", ...; the model is what the file name says between `gsm_` and

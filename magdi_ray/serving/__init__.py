@@ -1,0 +1,1 @@
+"""Who may ask: any OpenAI client, over HTTP. Knows engines; knows nothing of debates, graphs or training."""

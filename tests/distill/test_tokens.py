@@ -1,0 +1,100 @@
+"""What a student reads of a graph, and the books of what it does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from magdi_ray.agents.base import Message
+from magdi_ray.agents.chat import encode_prompt
+from magdi_ray.config.distil import NodeSelection, resolve_recipe
+from magdi_ray.distill.text import drop_agreement, student_reply
+from magdi_ray.distill.tokens import best_agent, select_nodes, tokenise
+from magdi_ray.tasks.gsm8k import Gsm8k
+
+from .conftest import MAGS, Workbench, make_mag
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "left"),
+    [
+        ("I agree with the others.", ""),
+        ("I agree with the others", ""),
+        ("Yes, I completely agree with agent 2. 3 + 4 = 7.", "3 + 4 = 7."),
+        ("3 + 4 = 7. I disagree with the second solution.", "3 + 4 = 7."),
+        ("I agree because 3 * 4 = 12.", "I agree because 3 * 4 = 12."),
+        ("I still agree with my previous answer of 12.5. He paid $12.50.", "He paid $12.50."),
+        ("They all agree on the price. So 5.", "They all agree on the price. So 5."),
+        ("8 * 3 = 24 . 24 - 9 = 15 .", "8 * 3 = 24 . 24 - 9 = 15 ."),
+        ("", ""),
+    ],
+)
+def test_only_sentences_that_say_nothing_but_agreement_are_removed(reasoning: str, left: str) -> None:
+    assert drop_agreement(reasoning) == left
+
+
+def test_a_node_with_nothing_but_agreement_is_skipped_and_counted(bench: Workbench) -> None:
+    from dataclasses import replace
+
+    mag = MAGS[1]
+    empty = replace(mag, nodes=(replace(mag.nodes[0], reasoning="I agree with the others"), *mag.nodes[1:]))
+    done = tokenise([empty], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=256)
+    assert len(done.graphs[0].nodes) == 2
+    assert done.skipped_nodes == {"no reasoning left to teach": 1}
+
+
+def test_a_student_is_taught_the_reasoning_and_then_the_answer_sentence(bench: Workbench) -> None:
+    graph = bench.graphs()[0]
+    assert bench.tokenizer.decode(graph.nodes[0].reply_ids) == "She has 1 eggs and sells some.\nThe answer is 18.</s>"
+
+
+def test_the_prompt_is_what_an_engine_would_send(bench: Workbench) -> None:
+    prompt = Gsm8k().prompt(MAGS[0].question)
+    assert list(bench.graphs()[0].prompt_ids) == encode_prompt(bench.tokenizer, [Message("user", prompt)])
+
+
+def test_an_unparsed_node_keeps_its_reasoning_and_is_incorrect() -> None:
+    node = MAGS[2].nodes[1]
+    assert (node.status, node.correct) == ("unparsed", False)
+    assert student_reply(Gsm8k(), node) == "She has 4 eggs and sells some."
+
+
+def test_a_node_longer_than_the_student_can_read_is_counted(bench: Workbench) -> None:
+    done = tokenise(MAGS[:1], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=12)
+    assert done.graphs == ()
+    assert done.skipped_nodes == {"longer than max_length 12": 6}
+    assert done.skipped_graphs == {"no usable node": 1}
+
+
+def test_recipes_without_structure_do_not_forward_incorrect_nodes(bench: Workbench) -> None:
+    assert {node.correct for graph in bench.graphs("level2") for node in graph.nodes} == {True}
+    assert {node.correct for graph in bench.graphs("level4") for node in graph.nodes} == {True, False}
+
+
+def test_level_1_learns_the_correct_first_replies_of_the_best_agent(bench: Workbench) -> None:
+    graphs = bench.graphs("level1")
+    assert best_agent(MAGS) == "a"
+    assert [[node.key for node in graph.nodes] for graph in graphs] == [["q1/a/0"], ["q2/a/0"], ["q4/a/0"]]
+
+
+def test_the_best_agent_has_the_most_correct_first_replies() -> None:
+    assert best_agent([make_mag(1, ("5", "18", "4")), make_mag(2, ("18", "18", "4"))]) == "b"
+
+
+def test_nodes_are_chosen_by_agent_and_round() -> None:
+    selection = NodeSelection(agents=("b", "c"), rounds=(1,))
+    assert select_nodes(MAGS[0], selection, "") == [4, 5]
+
+
+def test_edges_follow_the_nodes_that_are_kept(bench: Workbench) -> None:
+    graph = bench.graphs("level2")[0]
+    assert [node.key for node in graph.nodes] == ["q1/a/0", "q1/c/0", "q1/a/1", "q1/b/1"]
+    assert set(graph.edges) == {(0, 2), (1, 2), (0, 3), (1, 3)}
+
+
+def test_an_unlabelled_graph_is_counted_not_guessed(bench: Workbench) -> None:
+    from dataclasses import replace
+
+    nodes = tuple(replace(node, correct=None) for node in MAGS[0].nodes)
+    unlabelled = replace(MAGS[0], labels="none", nodes=nodes)
+    done = tokenise([unlabelled], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=256)
+    assert done.skipped_graphs == {"unlabelled": 1}

@@ -1,0 +1,156 @@
+"""Training on real Ray Train workers with real DeepSpeed over gloo: the result does not depend on how the work is spread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from magdi_ray.config.distil import (
+    DeepSpeedConfig,
+    Interaction,
+    LoraTuning,
+    NextToken,
+    RecipeConfig,
+    ScalingConfig,
+    StudentConfig,
+    TrainConfig,
+    resolve_recipe,
+)
+from magdi_ray.config.sections import Gsm8kTask
+from magdi_ray.distill.loop import Job
+from magdi_ray.distill.train import distill
+from magdi_ray.errors import EngineError
+from magdi_ray.graph.store import write_mags
+
+from .conftest import Workbench, make_mag
+
+pytestmark = pytest.mark.cluster
+
+CYCLE = (("18", "7", "18", "18", "18", "7"), ("18", "18", "18"), ("18", "6", "6"), ("4", "9", "5", "4", "18", "4"))
+STEPS = 8
+
+
+def recipe(**interaction: Any) -> RecipeConfig:
+    """Level 4 without dropout, so that workers draw nothing at random."""
+    chosen = resolve_recipe("level4")
+    changes = {"dropout": 0.0, "hidden": 16, **interaction}
+    objectives = tuple(o.model_copy(update=changes) if isinstance(o, Interaction) else o for o in chosen.objectives)
+    return chosen.model_copy(update={"objectives": objectives})
+
+
+Train = Callable[..., tuple[dict[str, Any], Path]]
+
+
+@pytest.fixture(scope="module")
+def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Train with some settings, once each: (facts, directory with student/ and log.jsonl)."""
+    root = tmp_path_factory.mktemp("training")
+    write_mags(root / "graphs.parquet", [make_mag(i, CYCLE[i % 4]) for i in range(24)])
+
+    @cache
+    def run(name: str, *, workers: int = 1, zero: int = 0, lora: bool = False, frozen: bool = False, every: int | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        directory = root / name
+        directory.mkdir(exist_ok=True)
+        tuning = {"tuning": LoraTuning(type="lora", r=4, dropout=0.0)} if lora else {"tuning": {"type": "full"}}
+        job = Job(
+            graphs=str(root / "graphs.parquet"),
+            output=str(directory / "student"),
+            log=str(directory / "log.jsonl"),
+            tensorboard=str(directory / "tensorboard"),
+            task=Gsm8kTask(name="gsm8k"),
+            student=StudentConfig(model=str(bench.directory), max_length=256, **tuning),
+            model=str(bench.directory),
+            recipe=recipe(embeddings="frozen" if frozen else "live"),
+            train=TrainConfig(
+                max_steps=STEPS, tokens_per_step=300, tokens_per_micro_batch=2000, learning_rate=3e-3, warmup_steps=2, checkpoint_every_steps=every
+            ),
+            deepspeed=DeepSpeedConfig(zero_stage=zero),
+            seed=5,
+            inputs={},
+        )
+        facts = distill(job, ScalingConfig(num_workers=workers), storage=directory / "storage")
+        return facts, directory
+
+    return run
+
+
+def curve(directory: Path, name: str = "loss") -> torch.Tensor:
+    lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return torch.tensor([line[name] for line in lines if "loss" in line])
+
+
+def weights(directory: Path, file: str = "model.safetensors") -> torch.Tensor:
+    return torch.cat([tensor.flatten() for _, tensor in sorted(load_file(directory / "student" / file).items())])
+
+
+def test_the_loss_falls_and_every_part_of_it_is_logged(train: Train) -> None:
+    facts, directory = train("one")
+    parts = {name: curve(directory, name) for name in ("loss", "next_token", "interaction", "contrast")}
+    weighted = parts["next_token"] + parts["interaction"] + 0.1 * parts["contrast"]
+    torch.testing.assert_close(parts["loss"], weighted, atol=1e-5, rtol=1e-5)
+    assert len(parts["loss"]) == facts["steps"] == STEPS
+    assert parts["next_token"][-1] < parts["next_token"][0] - 0.1
+    assert list((directory / "tensorboard").glob("events*"))
+
+
+def test_two_workers_give_the_loss_curve_of_one(train: Train) -> None:
+    alone, together = train("one"), train("two", workers=2)
+    assert together[0]["workers"] == 2
+    torch.testing.assert_close(curve(together[1]), curve(alone[1]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(weights(together[1]), weights(alone[1]), atol=1e-4, rtol=0)
+
+
+def test_zero_2_equals_zero_0(train: Train) -> None:
+    plain, sharded = train("two", workers=2), train("two-zero-2", workers=2, zero=2)
+    assert sharded[0]["zero_stage"] == 2
+    torch.testing.assert_close(curve(sharded[1]), curve(plain[1]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(weights(sharded[1]), weights(plain[1]), atol=1e-5, rtol=0)
+
+
+def test_zero_3_with_lora_equals_zero_0_with_lora(train: Train) -> None:
+    plain, sharded = train("lora", lora=True), train("lora-zero-3", workers=2, zero=3, lora=True)
+    torch.testing.assert_close(curve(sharded[1]), curve(plain[1]), atol=1e-4, rtol=0)
+    adapter = "adapter_model.safetensors"
+    torch.testing.assert_close(weights(sharded[1], adapter), weights(plain[1], adapter), atol=1e-4, rtol=0)
+
+
+def test_frozen_embeddings_train_the_graph_network_but_another_student(train: Train) -> None:
+    live, frozen = train("one"), train("frozen", workers=2, frozen=True)
+    assert float(curve(frozen[1], "interaction")[-1]) < float(curve(frozen[1], "interaction")[0])
+    assert float((weights(live[1]) - weights(frozen[1])).abs().max()) > 1e-3
+
+
+def test_an_interrupted_training_goes_on_from_its_last_checkpoint_to_the_same_student(train: Train) -> None:
+    first, directory = train("checkpoints", workers=2, zero=2, every=3)
+    before = weights(directory)
+    again, _ = train.__wrapped__("checkpoints", workers=2, zero=2, every=3)  # type: ignore[attr-defined]
+    assert (first["resumed_at_step"], again["resumed_at_step"]) == (0, 6)
+    assert len(curve(directory)) == STEPS + (STEPS - 6)
+    torch.testing.assert_close(weights(directory), before, atol=1e-6, rtol=0)
+
+
+def test_a_worker_that_fails_is_reported_in_its_own_words(bench: Workbench, ray_cluster: None, tmp_path: Path) -> None:
+    write_mags(tmp_path / "graphs.parquet", [make_mag(1, ("5", "6", "7"))])
+    job = Job(
+        graphs=str(tmp_path / "graphs.parquet"),
+        output=str(tmp_path / "student"),
+        log=str(tmp_path / "log.jsonl"),
+        tensorboard=str(tmp_path / "tensorboard"),
+        task=Gsm8kTask(name="gsm8k"),
+        student=StudentConfig(model=str(bench.directory), tuning={"type": "full"}),
+        model=str(bench.directory),
+        recipe=RecipeConfig(name="plain", objectives=(NextToken(name="next_token"),)),
+        train=TrainConfig(epochs=1),
+        deepspeed=DeepSpeedConfig(),
+        seed=0,
+        inputs={},
+    )
+    with pytest.raises(EngineError, match="nothing to train on"):
+        distill(job, ScalingConfig(), storage=tmp_path / "storage")
