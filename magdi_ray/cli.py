@@ -27,7 +27,9 @@ app.add_typer(tiny_app, name="tiny")
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run; ready-made ones are in configs/.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The run directory.", show_default=False)]
 DefaultOut = Annotated[Path | None, typer.Option(help="The run directory. Default: runs/NAME.", show_default=False)]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a value: distil.train.max_steps=200. Repeatable.", show_default=False)]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a value: distil.train.max_steps=200. Repeatable.", show_default=False)
+]
 ResumeOption = Annotated[Resume, typer.Option(help="What to do with a run directory that is already in use.")]
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 

@@ -43,6 +43,7 @@ def plan(config: RunConfig) -> list[Stage]:
     finished_graphs = source is not None and source.format == "mag"
     origin = {"source": source, "file": _file_hash(source.path) if source else None, "seed": config.seed}
     result = [Stage("questions", {"task": config.task, **origin}, (), stages.make_questions)]
+    shaped: dict[str, Any]
     if not finished_graphs:
         shaped = {"debate": config.debate, "splits": stages.debated_splits(config), **origin}
         result.append(Stage("debates", shaped, ("questions",), stages.make_debates, needs_ray=source is None))
@@ -51,7 +52,7 @@ def plan(config: RunConfig) -> list[Stage]:
     if isinstance(config.distil.student.model, ScratchModel):
         base = ("base",)
         result.append(Stage("base", {"model": config.distil.student.model, "seed": config.seed}, ("graphs",), stages.make_base))
-    students = []
+    students: list[str] = []
     for recipe in stages.recipes(config):
         shaped = {"student": config.distil.student, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
         students.append(stages.student_stage(config, recipe))

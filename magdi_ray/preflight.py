@@ -36,7 +36,7 @@ def check_run(config: RunConfig, run: Run) -> None:
 
 def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
     checks: list[Callable[[], object]] = [
-        lambda: _check_questions(config, run),
+        lambda: _check_questions(config),
         lambda: _check_graphs(run),
         lambda: _check_student(config),
         lambda: _check_recipes(config),
@@ -53,7 +53,7 @@ def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
             yield problem
 
 
-def _check_questions(config: RunConfig, run: Run) -> None:
+def _check_questions(config: RunConfig) -> None:
     if config.graph.source is not None:
         source_questions(config)
     else:
@@ -84,7 +84,9 @@ def _check_student(config: RunConfig) -> None:
         return
     directory = Path(resolve_model(model))
     if directory.is_dir() and not has_tokenizer(directory):
-        raise ConfigError(f"The student {model} has no tokenizer beside its weights. Save one there: tokenizer.save_pretrained({model!r}).")
+        raise ConfigError(
+            f"The student {model} has no tokenizer beside its weights. Save one there: tokenizer.save_pretrained({model!r})."
+        )
     try:
         check_model_directory(model)
     except MagdiError as problem:
@@ -108,7 +110,8 @@ def _check_workers(config: RunConfig) -> None:
     wanted = scaling.num_workers * scaling.num_cpus
     if wanted > cpus:
         raise ConfigError(
-            f"distil.scaling wants {scaling.num_workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, but there are {cpus:g}. "
+            f"distil.scaling wants {scaling.num_workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, "
+            f"but there are {cpus:g}. "
             "Lower num_workers or num_cpus, or point RAY_ADDRESS to a larger cluster."
         )
     if scaling.use_gpu and scaling.num_workers > gpus:
@@ -121,6 +124,7 @@ def _check_workers(config: RunConfig) -> None:
     gpus_wanted = sum(agent.replicas[0] * agent.num_gpus for agent in agents)
     if cpus_wanted > cpus + COORDINATION - 1 or gpus_wanted > gpus:
         raise ConfigError(
-            f"The agents' smallest pools want {cpus_wanted:g} CPUs and {gpus_wanted:g} GPUs at once, but there are {cpus:g} and {gpus:g}. "
+            f"The agents' smallest pools want {cpus_wanted:g} CPUs and {gpus_wanted:g} GPUs at once, "
+            f"but there are {cpus:g} and {gpus:g}. "
             "Lower their num_cpus, num_gpus or replicas."
         )

@@ -30,7 +30,13 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self.title, total=self.total, note="")

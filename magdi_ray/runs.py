@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -71,7 +72,9 @@ class Run:
         occupied = self.root.exists() and any(self.root.iterdir())
         stored = self.root / CONFIG
         if occupied and not stored.is_file():
-            raise RunError(f"{self.root} holds files that are no run of magdi (there is no {CONFIG}). Choose an empty --out directory.")
+            raise RunError(
+                f"{self.root} holds files that are no run of magdi (there is no {CONFIG}). Choose an empty --out directory."
+            )
         if occupied and resume == "never":
             raise RunError(f"{self.root} already holds a run. Choose another --out directory, or allow --resume if_possible.")
         if not occupied and resume == "always":
@@ -112,9 +115,9 @@ class Run:
         directory = self.path(stage)
         if directory.exists() and any(directory.iterdir()):
             stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-            target = self.root / "superseded" / f"{stage.replace('/', '-')}-{stamp}-{os.getpid()}"
-            target.parent.mkdir(exist_ok=True)
-            directory.rename(target)
+            superseded = self.root / "superseded"
+            superseded.mkdir(exist_ok=True)
+            directory.rename(Path(tempfile.mkdtemp(prefix=f"{stage.replace('/', '-')}-{stamp}-", dir=superseded)))
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 

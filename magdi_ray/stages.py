@@ -19,7 +19,6 @@ from magdi_ray.config import RecipeConfig, RunConfig, resolve_recipe
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.sections import GraphSource
 from magdi_ray.debate.store import read_debates, write_debates
-from magdi_ray.debate.transcript import Debate
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE, Answer, debate_answers, read_answers, write_answers
 from magdi_ray.evaluate.metrics import differences, scores
@@ -106,7 +105,12 @@ def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphS
     write_debates(directory / "imported.parquet", debates)
     reasons = Counter(skipped.reason for skipped in found.skipped)
     unparsed = sum(turn.status == "unparsed" for debate in debates for turn in debate.turns)
-    facts: Facts = {"format": source.format, "debates": len(debates), "skipped": len(found.skipped), "skipped_reasons": dict(reasons)}
+    facts: Facts = {
+        "format": source.format,
+        "debates": len(debates),
+        "skipped": len(found.skipped),
+        "skipped_reasons": dict(reasons),
+    }
     return facts | {"replies": sum(len(debate.turns) for debate in debates), "unparsed_replies": unparsed}
 
 
@@ -154,7 +158,11 @@ def make_base(config: RunConfig, run: Run, directory: Path) -> Facts:
     shape = config.distil.student.model
     assert isinstance(shape, ScratchModel)
     make_student(
-        shape, mags=iter_mags(run.path("graphs")), task=load_task(config.task), directory=directory, seed=derive_seed(config.seed, "base")
+        shape,
+        mags=iter_mags(run.path("graphs")),
+        task=load_task(config.task),
+        directory=directory,
+        seed=derive_seed(config.seed, "base"),
     )
     return {"made from scratch": shape.architecture}
 
@@ -220,7 +228,9 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     questions = [question for question in held_out if question.gold is not None]
     if not questions:
         raise ConfigError(f"There is no question with a gold answer in the splits {list(config.evaluate.splits)} to evaluate on.")
-    models = {BASE: base_model(config, run)} | {recipe.name: str(run.path(student_stage(config, recipe)).resolve()) for recipe in recipes(config)}
+    models = {BASE: base_model(config, run)} | {
+        recipe.name: str(run.path(student_stage(config, recipe)).resolve()) for recipe in recipes(config)
+    }
     source = directory / "questions.parquet"
     write_questions(source, questions)
     run_answers(config, models, questions=source, rows=len(questions), out=directory / "students")
@@ -237,7 +247,9 @@ def measure(config: RunConfig, answers: list[Answer]) -> Facts:
     """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
     names = [recipe.name for recipe in recipes(config)]
     order = {name: place for place, name in enumerate([BASE, *names])}
-    answers = sorted(answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system))  # type: ignore[arg-type]
+    answers = sorted(
+        answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system)
+    )  # type: ignore[arg-type]
     comparisons = [(name, BASE) for name in names] + list(zip(names[1:], names[:-1], strict=True)) + [(names[-1], VOTE)]
     return {
         "scores": [asdict(score) for score in scores(answers)],

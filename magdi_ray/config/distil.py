@@ -26,7 +26,9 @@ class ScratchModel(Section):
     @model_validator(mode="after")
     def _heads_divide(self) -> ScratchModel:
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_attention_heads {self.num_attention_heads}"
+            )
         return self
 
 

@@ -118,7 +118,9 @@ def expand(value: Any, where: str) -> Any:
     def lookup(match: re.Match[str]) -> str:
         found = os.environ.get(match["name"], match["default"])
         if found is None:
-            raise ConfigError(f"{where}: environment variable {match['name']} is not set. Set it, or write ${{{match['name']}:-default}}.")
+            raise ConfigError(
+                f"{where}: environment variable {match['name']} is not set. Set it, or write ${{{match['name']}:-default}}."
+            )
         return found
 
     return VARIABLE.sub(lookup, value)

@@ -193,5 +193,3 @@ class RunConfig(Section):
         if self.graph.source is None and isinstance(self.task, Gsm8kTask) and self.task.path is None:
             raise ValueError("task.path is required: the file whose questions are debated")
         return self
-
-

@@ -10,8 +10,11 @@ from magdi_ray.debate.transcript import Ask, ConfidenceSource, Turn
 from magdi_ray.tasks.base import Question, Task
 
 CONFIDENCE = re.compile(
-    r"\(?\b(?:my\s+)?confidence(?:[ _]level)?\b[\"'*]*\s*(?:is|[:=])?\s*[\"'*]*\s*(?P<value>\d+(?:\.\d+)?)\s*(?P<unit>%?)[\"'*]*\)?\.?",
-    re.IGNORECASE,
+    r"""\(?\b(?:my\s+)?confidence(?:[ _]level)?\b["'*]*
+    \s*(?:is|[:=])?\s*["'*]*\s*
+    (?P<value>\d+(?:\.\d+)?)\s*(?P<unit>%?)
+    ["'*]*\)?\.?""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

@@ -9,7 +9,7 @@ answer stays without one (there, a random answer is drawn), and an agent's own v
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from jinja2 import StrictUndefined, Template
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from magdi_ray.agents.base import Message, Reply
 from magdi_ray.debate.reading import read_turn, split_confidence
-from magdi_ray.debate.transcript import Ask, Debate, Turn
+from magdi_ray.debate.transcript import Ask, Debate, Stopped, Turn
 from magdi_ray.debate.vote import Ballot, Verdict, tally
 from magdi_ray.tasks.base import Question, Task, group_same
 
@@ -91,7 +91,7 @@ class Reconcile:
 
     task: Task
     rounds: int = 3
-    prompts: Prompts = Prompts()
+    prompts: Prompts = field(default_factory=Prompts)
     name: str = "reconcile"
 
     def start(self, question: Question, agents: Sequence[str]) -> Debate:
@@ -110,7 +110,7 @@ class Reconcile:
         debate = replace(debate, turns=debate.turns + turns)
         verdict = self.verdict(debate, debate.rounds - 1)
         if verdict.consensus or debate.rounds > self.rounds:
-            stopped = "consensus" if verdict.consensus else "rounds"
+            stopped: Stopped = "consensus" if verdict.consensus else "rounds"
             return replace(debate, answer=verdict.answer, agreement=verdict.agreement, stopped=stopped)
         return debate
 

@@ -75,7 +75,8 @@ async def hold_debate(
     try:
         while asks := protocol.next_asks(debate):
             seeded = [
-                sampling[ask.agent].model_copy(update={"seed": derive_seed(seed, question.id, ask.agent, ask.round)}) for ask in asks
+                sampling[ask.agent].model_copy(update={"seed": derive_seed(seed, question.id, ask.agent, ask.round)})
+                for ask in asks
             ]
             calls = (engines[ask.agent].generate(ask.messages, s) for ask, s in zip(asks, seeded, strict=True))
             replies = await asyncio.gather(*calls)
@@ -105,9 +106,7 @@ class DebateOperator:
 
     async def _debate(self, question: Question) -> Debate:
         async with self.places:
-            debate = await hold_debate(
-                self.protocol, question, engines=self.engines, sampling=self.sampling, seed=self.seed
-            )
+            debate = await hold_debate(self.protocol, question, engines=self.engines, sampling=self.sampling, seed=self.seed)
         self.books.add.remote(debate)
         return debate
 

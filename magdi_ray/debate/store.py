@@ -13,34 +13,38 @@ import pyarrow.parquet as pq
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.tasks.base import Question
 
-TURN = pa.struct([
-    pa.field("agent", pa.string(), nullable=False),
-    pa.field("round", pa.int32(), nullable=False),
-    pa.field("shown", pa.list_(pa.int32()), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("answer", pa.string()),
-    pa.field("confidence", pa.float64()),
-    pa.field("confidence_source", pa.string(), nullable=False),
-    pa.field("tokens_in", pa.int64(), nullable=False),
-    pa.field("tokens_out", pa.int64(), nullable=False),
-    pa.field("model", pa.string(), nullable=False),
-    pa.field("status", pa.string(), nullable=False),
-    pa.field("role", pa.string(), nullable=False),
-])
+TURN = pa.struct(
+    [
+        pa.field("agent", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("shown", pa.list_(pa.int32()), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("confidence", pa.float64()),
+        pa.field("confidence_source", pa.string(), nullable=False),
+        pa.field("tokens_in", pa.int64(), nullable=False),
+        pa.field("tokens_out", pa.int64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+    ]
+)
 
-DEBATE_SCHEMA = pa.schema([
-    pa.field("question_id", pa.string(), nullable=False),
-    pa.field("question", pa.string(), nullable=False),
-    pa.field("gold", pa.string()),
-    pa.field("split", pa.string(), nullable=False),
-    pa.field("agents", pa.list_(pa.string()), nullable=False),
-    pa.field("protocol", pa.string(), nullable=False),
-    pa.field("turns", pa.list_(TURN), nullable=False),
-    pa.field("answer", pa.string()),
-    pa.field("agreement", pa.float64(), nullable=False),
-    pa.field("stopped", pa.string(), nullable=False),
-    pa.field("error", pa.string()),
-])
+DEBATE_SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("question", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("agents", pa.list_(pa.string()), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+        pa.field("turns", pa.list_(TURN), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("agreement", pa.float64(), nullable=False),
+        pa.field("stopped", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
 
 
 def to_row(debate: Debate) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from magdi_ray.agents.base import Message, Reply
 from magdi_ray.tasks.base import Question
 
 Status = Literal["ok", "unparsed"]
+Stopped = Literal["consensus", "rounds", "error", "running"]
 ConfidenceSource = Literal["stated", "token_probability", "none"]
 
 
@@ -51,7 +52,7 @@ class Debate:
     """The team's answer; None until the debate ended, and when nobody gave an answer."""
     agreement: float = 0.0
     """Share of the agents whose last reply gave the team's answer."""
-    stopped: Literal["consensus", "rounds", "error", "running"] = "running"
+    stopped: Stopped = "running"
     error: str | None = None
     """"ErrorClass: message" of what ended the debate early; its turns up to there are kept."""
 
@@ -83,11 +84,18 @@ class Ask:
 class DebateProtocol(Protocol):
     """Rules of a conversation, as two pure functions. `next_asks` is empty exactly when the debate has ended."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What configurations call the protocol."""
+        ...
 
-    def start(self, question: Question, agents: Sequence[str]) -> Debate: ...
+    def start(self, question: Question, agents: Sequence[str]) -> Debate:
+        """A debate in which nobody has spoken yet."""
+        ...
 
-    def next_asks(self, debate: Debate) -> tuple[Ask, ...]: ...
+    def next_asks(self, debate: Debate) -> tuple[Ask, ...]:
+        """What to ask next, of whom."""
+        ...
 
     def advance(self, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
         """The debate after `replies`, one for each of `asks` in order."""

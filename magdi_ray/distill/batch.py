@@ -76,7 +76,9 @@ def collate(graphs: Sequence[GraphTokens], *, pad_id: int, loss_on_prompt: bool 
     )
 
 
-def _index(graphs: Sequence[GraphTokens], loss_on_prompt: bool) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]:
+def _index(
+    graphs: Sequence[GraphTokens], loss_on_prompt: bool
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]:
     """(node, position) of every supervised prediction, (correct, incorrect) pairs, (source, target) edges."""
     predict: list[tuple[int, int]] = []
     pairs: list[tuple[int, int]] = []

@@ -60,7 +60,9 @@ def plan_steps(sizes: Sequence[GraphSize], config: TrainConfig, *, seed: int) ->
         ConfigError: there is no graph, or no token to learn from.
     """
     if not any(size.supervised for size in sizes):
-        raise ConfigError("There is nothing to train on: no graph holds a usable reply. `magdi graph stats RUN` shows what they hold.")
+        raise ConfigError(
+            "There is nothing to train on: no graph holds a usable reply. `magdi graph stats RUN` shows what they hold."
+        )
     steps: list[Step] = []
     taken: list[int] = []
     tokens = 0

@@ -56,12 +56,16 @@ def add_lora(model: PreTrainedModel, tuning: LoraTuning) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = tuning.target_modules if isinstance(tuning.target_modules, str) else list(tuning.target_modules)
-    lora = LoraConfig(r=tuning.r, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=tuning.r, lora_alpha=tuning.alpha, lora_dropout=tuning.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
     try:
         return get_peft_model(model, lora)
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
-        raise ConfigError(f"LoRA target_modules {targets} do not fit the student: {error} Its linear modules: {linear}.") from None
+        raise ConfigError(
+            f"LoRA target_modules {targets} do not fit the student: {error} Its linear modules: {linear}."
+        ) from None
 
 
 class Scorer(nn.Module):

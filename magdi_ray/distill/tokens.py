@@ -74,7 +74,9 @@ def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
     """Positions of the nodes a recipe learns from."""
     agents = {best} if selection.agents == "best" else set(mag.agents) if selection.agents == "all" else set(selection.agents)
     return [
-        i for i, node in enumerate(mag.nodes) if node.agent in agents and (selection.rounds == "all" or node.round in selection.rounds)
+        i
+        for i, node in enumerate(mag.nodes)
+        if node.agent in agents and (selection.rounds == "all" or node.round in selection.rounds)
     ]
 
 

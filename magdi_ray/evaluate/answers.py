@@ -38,17 +38,19 @@ class Answer:
     error: str | None = None
 
 
-ANSWER_SCHEMA = pa.schema([
-    pa.field("question_id", pa.string(), nullable=False),
-    pa.field("split", pa.string(), nullable=False),
-    pa.field("system", pa.string(), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("answer", pa.string()),
-    pa.field("correct", pa.bool_(), nullable=False),
-    pa.field("tokens_in", pa.int64(), nullable=False),
-    pa.field("tokens_out", pa.int64(), nullable=False),
-    pa.field("error", pa.string()),
-])
+ANSWER_SCHEMA = pa.schema(
+    [
+        pa.field("question_id", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("system", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("correct", pa.bool_(), nullable=False),
+        pa.field("tokens_in", pa.int64(), nullable=False),
+        pa.field("tokens_out", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
 
 
 def judge(task: Task, question: Question, *, system: str, reply: Reply) -> Answer:

@@ -43,7 +43,9 @@ class Tally:
 async def answer_question(task: Task, question: Question, *, system: str, engine: Engine, sampling: Sampling) -> Answer:
     """One system's answer to one question; a failure is a row."""
     try:
-        return judge(task, question, system=system, reply=await engine.generate([Message("user", task.prompt(question))], sampling))
+        return judge(
+            task, question, system=system, reply=await engine.generate([Message("user", task.prompt(question))], sampling)
+        )
     except Exception as error:
         return failed(question, system=system, error=error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 from rich.table import Table
@@ -125,7 +126,7 @@ def _changes(mag: Mag) -> list[tuple[bool, bool]]:
     for node in mag.nodes:
         if node.correct is not None:
             by_agent[node.agent].append(node.correct)
-    return [pair for labels in by_agent.values() for pair in zip(labels, labels[1:], strict=False)]
+    return [pair for labels in by_agent.values() for pair in pairwise(labels)]
 
 
 def _kind(mag: Mag) -> Kind:

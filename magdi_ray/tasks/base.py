@@ -32,7 +32,10 @@ class Task(Protocol):
     The contract every task is tested against: `extract(q, state(gold)) is not None` and `same` to the gold.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What configurations call the task."""
+        ...
 
     def prompt(self, question: Question) -> str:
         """The user message that asks the question and says how the answer is to be written."""

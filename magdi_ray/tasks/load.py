@@ -15,7 +15,6 @@ from magdi_ray.tasks.gsm8k import Gsm8k
 from magdi_ray.tasks.tiny import Tiny
 from magdi_ray.tiny.world import questions
 
-
 TASKS: dict[str, Callable[[], Task]] = {"gsm8k": Gsm8k, "tiny": Tiny}
 """Every task by name."""
 
@@ -36,8 +35,6 @@ def load_questions(config: TaskConfig) -> list[Question]:
             counts: dict[Split, int] = {"train": config.train, "dev": config.dev, "test": config.test, "ood": config.ood}
             found = [q for split, count in counts.items() if count for q in questions(split, count, seed=config.seed)]
         case Gsm8kTask():
-            from magdi_ray.tasks.gsm8k import load
-
             found = gsm8k.load(config.path, split="train", limit=config.limit) if config.path else []
             if config.test_path:
                 found += gsm8k.load(config.test_path, split="test", limit=config.test_limit)
@@ -61,6 +58,7 @@ def check_questions(questions: Sequence[Question]) -> None:
     leaks = [(trained[fingerprint(q)], q.id) for q in questions if q.split != "train" and fingerprint(q) in trained]
     if leaks:
         raise TaskError(
-            f"{len(leaks)} held-out questions are also training questions, the first pair is {leaks[0][0]!r} and {leaks[0][1]!r}. "
+            f"{len(leaks)} held-out questions are also training questions, "
+            f"the first pair is {leaks[0][0]!r} and {leaks[0][1]!r}. "
             "Remove them from one side: an evaluation on questions that were trained on says nothing."
         )

@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 
 from magdi_ray.tasks.base import Question
 
-QUESTION_SCHEMA = pa.schema([
-    pa.field("id", pa.string(), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("gold", pa.string()),
-    pa.field("split", pa.string(), nullable=False),
-])
+QUESTION_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("gold", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> int:
@@ -27,4 +29,8 @@ def write_questions(path: Path, questions: Iterable[Question]) -> int:
 
 def read_questions(directory: Path) -> list[Question]:
     """All questions of a stage directory, in file order."""
-    return [Question(**row) for path in sorted(directory.glob("*.parquet")) for row in pq.read_table(path, schema=QUESTION_SCHEMA).to_pylist()]
+    return [
+        Question(**row)
+        for path in sorted(directory.glob("*.parquet"))
+        for row in pq.read_table(path, schema=QUESTION_SCHEMA).to_pylist()
+    ]

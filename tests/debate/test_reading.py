@@ -33,14 +33,16 @@ def turn(text: str, *, confidence: float | None = None) -> Turn:
 )
 def test_a_stated_confidence_is_taken_out_of_the_text(statement: str, confidence: float) -> None:
     split = split_confidence(f"The answer is 18.\n{statement}")
-    assert split.confidence == confidence and split.text.startswith("The answer is 18.")
+    assert split.confidence == confidence
+    assert split.text.startswith("The answer is 18.")
     assert not any(digit in split.text.replace("18", "") for digit in "0123456789")
 
 
 @pytest.mark.parametrize("text", ["", "I am confident.", "Confidence: high", "Confidence: 7", "confidence 120%"])
 def test_what_is_no_confidence_is_left_alone(text: str) -> None:
     split = split_confidence(text)
-    assert split.confidence is None and split.text == text
+    assert split.confidence is None
+    assert split.text == text
 
 
 def test_the_last_of_several_confidences_counts() -> None:
@@ -60,8 +62,9 @@ def test_a_turn_keeps_the_reply_as_it_came() -> None:
 
 
 def test_a_stated_confidence_goes_before_the_engines() -> None:
-    assert (turn("18\nConfidence: 0.8", confidence=0.3).confidence_source, turn("18", confidence=0.3).confidence) == ("stated", 0.3)
-    assert turn("18", confidence=0.3).confidence_source == "token_probability"
+    stated, silent = turn("18\nConfidence: 0.8", confidence=0.3), turn("18", confidence=0.3)
+    assert (stated.confidence, stated.confidence_source) == (0.8, "stated")
+    assert (silent.confidence, silent.confidence_source) == (0.3, "token_probability")
 
 
 def test_no_confidence_anywhere_is_none() -> None:
@@ -69,7 +72,8 @@ def test_no_confidence_anywhere_is_none() -> None:
 
 
 def test_an_empty_reply_never_takes_a_number_of_the_question() -> None:
-    assert turn("").answer is None and turn("").status == "unparsed"
+    assert turn("").answer is None
+    assert turn("").status == "unparsed"
 
 
 @given(st.text())

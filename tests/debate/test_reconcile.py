@@ -59,8 +59,10 @@ def test_views_are_grouped_by_answer_the_largest_group_first() -> None:
 
 def test_an_agent_sees_which_view_is_its_own_and_how_sure_the_others_are() -> None:
     first, second = RULES.next_asks(play(start(), "a\nThe answer is 18.\nConfidence: 0.9", "b\nThe answer is 7."))
-    assert "- You (confidence 0.90): a" in first.messages[0].content and "- Agent 2: b" in first.messages[0].content
-    assert "- Agent 1 (confidence 0.90): a" in second.messages[0].content and "- You: b" in second.messages[0].content
+    assert "- You (confidence 0.90): a" in first.messages[0].content
+    assert "- Agent 2: b" in first.messages[0].content
+    assert "- Agent 1 (confidence 0.90): a" in second.messages[0].content
+    assert "- You: b" in second.messages[0].content
 
 
 def test_what_is_recorded_as_shown_is_what_the_message_quotes() -> None:
@@ -73,7 +75,8 @@ def test_what_is_recorded_as_shown_is_what_the_message_quotes() -> None:
 
 def test_a_reply_without_an_answer_is_neither_shown_nor_replaced() -> None:
     debate = play(start(), "hmm", "18")
-    assert debate.turns[0].answer is None and debate.stopped == "running"
+    assert debate.turns[0].answer is None
+    assert debate.stopped == "running"
     assert all(ask.shown == (1,) and "hmm" not in ask.messages[0].content for ask in RULES.next_asks(debate))
 
 
@@ -90,7 +93,7 @@ def test_nobody_answering_leaves_the_team_without_an_answer() -> None:
 
 
 def test_every_ask_wants_exactly_one_reply() -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="shorter"):
         play(start(2), "18")
 
 

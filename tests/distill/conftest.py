@@ -20,7 +20,9 @@ from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
 
 
-def make_mag(number: int, answers: tuple[str | None, ...], *, agents: tuple[str, ...] = ("a", "b", "c"), split: str = "train") -> Mag:
+def make_mag(
+    number: int, answers: tuple[str | None, ...], *, agents: tuple[str, ...] = ("a", "b", "c"), split: str = "train"
+) -> Mag:
     """A debate of as many rounds as the answers fill, in which everybody was shown the whole round before. Gold is 18."""
     turns = []
     for place, answer in enumerate(answers):

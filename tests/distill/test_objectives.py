@@ -30,7 +30,9 @@ def student_gradient(model: DistillModel) -> float:
 
 
 @pytest.mark.parametrize("objective", [NEXT, CONTRAST, INTERACTION], ids=lambda o: o.name)
-def test_each_objective_alone_reaches_the_students_weights(bench: Workbench, objective: NextToken | Contrast | Interaction) -> None:
+def test_each_objective_alone_reaches_the_students_weights(
+    bench: Workbench, objective: NextToken | Contrast | Interaction
+) -> None:
     model, batch = bench.model(), batch_of(bench)
     loss, _ = weighted_sum(model(batch), batch, (objective,), counts(batch))
     loss.backward()
@@ -56,7 +58,9 @@ def test_a_nodes_embedding_does_not_change_with_padding(bench: Workbench, side: 
     padding = (0, 0, extra, 0) if side == "left" else (0, 0, 0, extra)
     padded_1TH = F.pad(hidden_1TH, padding, value=9.0)
     mask_1T = F.pad(torch.ones(1, 48, dtype=torch.long), padding[2:])
-    torch.testing.assert_close(pool(padded_1TH, mask_1T), pool(hidden_1TH, torch.ones(1, 48, dtype=torch.long)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        pool(padded_1TH, mask_1T), pool(hidden_1TH, torch.ones(1, 48, dtype=torch.long)), atol=1e-5, rtol=0
+    )
 
 
 def test_a_nodes_embedding_through_the_student_is_that_of_the_node_alone(bench: Workbench) -> None:
@@ -98,7 +102,9 @@ def test_prompt_tokens_and_padding_carry_no_loss(bench: Workbench) -> None:
     lengths = batch.attention_mask_NT.sum(1).tolist()
     for node, position in batch.predict_M2.tolist():
         assert prompts[node] - 1 <= position < lengths[node] - 1
-    assert len(batch.targets_M) == sum(n - p for n, p, right in zip(lengths, prompts, batch.correct_N.tolist(), strict=True) if right)
+    assert len(batch.targets_M) == sum(
+        n - p for n, p, right in zip(lengths, prompts, batch.correct_N.tolist(), strict=True) if right
+    )
 
 
 def test_loss_on_prompt_adds_the_prompts_tokens_of_correct_nodes(bench: Workbench) -> None:

@@ -12,7 +12,9 @@ from magdi_ray.config.distil import TrainConfig
 from magdi_ray.distill.plan import GraphSize, Step, plan_steps, share
 from magdi_ray.errors import ConfigError
 
-SIZES = st.lists(st.builds(GraphSize, st.integers(1, 50), st.integers(1, 400), st.integers(1, 12), st.integers(0, 30)), min_size=1, max_size=40)
+SIZES = st.lists(
+    st.builds(GraphSize, st.integers(1, 50), st.integers(1, 400), st.integers(1, 12), st.integers(0, 30)), min_size=1, max_size=40
+)
 
 
 @given(sizes=SIZES, epochs=st.integers(1, 4), budget=st.integers(1, 300))
@@ -40,7 +42,9 @@ def test_the_same_seed_gives_the_same_plan_and_another_seed_another() -> None:
 
 
 @given(sizes=SIZES, workers=st.integers(1, 5), limit=st.one_of(st.none(), st.integers(1, 800)))
-def test_dealing_out_keeps_every_graph_once_and_workers_in_lockstep(sizes: list[GraphSize], workers: int, limit: int | None) -> None:
+def test_dealing_out_keeps_every_graph_once_and_workers_in_lockstep(
+    sizes: list[GraphSize], workers: int, limit: int | None
+) -> None:
     step = Step(tuple(range(len(sizes))), 0, 0, 0)
     hands = share(step, sizes, workers=workers, limit=limit)
     assert sorted(graph for hand in hands for batch in hand for graph in batch) == list(range(len(sizes)))

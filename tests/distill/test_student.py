@@ -38,12 +38,14 @@ def trained(bench: Workbench, tuning: LoraTuning | None) -> DistillModel:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in (p for p in model.parameters() if p.requires_grad):
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return model
 
 
 @pytest.mark.parametrize("tuning", [None, LORA], ids=["full", "lora"])
-def test_an_exported_student_gives_the_same_logits_in_a_fresh_process(bench: Workbench, tmp_path: Path, tuning: LoraTuning | None) -> None:
+def test_an_exported_student_gives_the_same_logits_in_a_fresh_process(
+    bench: Workbench, tmp_path: Path, tuning: LoraTuning | None
+) -> None:
     model = trained(bench, tuning)
     export_student(model, bench.tokenizer, tmp_path / "student")
     arguments = [str(bench.directory) if tuning else "", str(tmp_path / "student"), str(tmp_path / "logits.pt")]
@@ -61,7 +63,9 @@ def test_an_adapter_holds_nothing_but_the_adapter_and_the_heads_are_beside_it(be
 
 
 def test_lora_trains_the_adapter_and_leaves_the_base_alone(bench: Workbench) -> None:
-    model = DistillModel(load_student(StudentConfig(model=str(bench.directory), tuning=LORA), str(bench.directory)), resolve_recipe("level2"))
+    model = DistillModel(
+        load_student(StudentConfig(model=str(bench.directory), tuning=LORA), str(bench.directory)), resolve_recipe("level2")
+    )
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert names
     assert all("lora_" in name for name in names)

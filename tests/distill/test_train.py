@@ -55,7 +55,7 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
     write_mags(root / "graphs.parquet", [make_mag(i, CYCLE[i % 4]) for i in range(24)])
 
     @cache
-    def run(name: str, *, workers: int = 1, zero: int = 0, lora: bool = False, frozen: bool = False, every: int | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def run(name: str, *, workers: int = 1, zero: int = 0, lora: bool = False, frozen: bool = False, every: int | None = None):  # type: ignore[no-untyped-def]
         directory = root / name
         directory.mkdir(exist_ok=True)
         tuning = {"tuning": LoraTuning(type="lora", r=4, dropout=0.0)} if lora else {"tuning": {"type": "full"}}
@@ -69,7 +69,12 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
             model=str(bench.directory),
             recipe=recipe(embeddings="frozen" if frozen else "live"),
             train=TrainConfig(
-                max_steps=STEPS, tokens_per_step=300, tokens_per_micro_batch=2000, learning_rate=3e-3, warmup_steps=2, checkpoint_every_steps=every
+                max_steps=STEPS,
+                tokens_per_step=300,
+                tokens_per_micro_batch=2000,
+                learning_rate=3e-3,
+                warmup_steps=2,
+                checkpoint_every_steps=every,
             ),
             deepspeed=DeepSpeedConfig(zero_stage=zero),
             seed=5,

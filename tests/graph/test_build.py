@@ -50,7 +50,9 @@ def test_every_agent_is_shown_others_the_first_one_too() -> None:
 
 def test_an_early_consensus_leaves_no_placeholder_nodes() -> None:
     mag = build_mag(discuss(("18", "18", "18")), TASK)
-    assert len(mag.nodes) == 3 and mag.edges == () and mag.stopped == "consensus"
+    assert len(mag.nodes) == 3
+    assert mag.edges == ()
+    assert mag.stopped == "consensus"
 
 
 def test_an_unreadable_reply_never_takes_over_another_answer() -> None:
@@ -69,7 +71,8 @@ def test_labels_are_measured_against_gold_or_vote_or_not_at_all() -> None:
 
 def test_a_graph_without_a_reference_is_unlabelled() -> None:
     mag = build_mag(replace(discuss(("7",)), question=Question("q", "?")), TASK)
-    assert mag.labels == "none" and mag.nodes[0].correct is None
+    assert mag.labels == "none"
+    assert mag.nodes[0].correct is None
 
 
 def test_reasoning_loses_answer_and_confidence_statements() -> None:

@@ -58,8 +58,8 @@ def test_an_assistant_message_is_the_reply_of_its_round(tmp_path: Path) -> None:
 
 
 def test_edges_are_the_replies_a_message_really_quotes(tmp_path: Path) -> None:
-    contexts = chat("Q", "one", quote("two"), "1"), chat("Q", "two", "Think again", "2"), chat("Q", "six", quote("one", "two"), "3")
-    [debate] = society(tmp_path, *contexts).debates
+    first, second = chat("Q", "one", quote("two"), "1"), chat("Q", "two", "Think again", "2")
+    [debate] = society(tmp_path, first, second, chat("Q", "six", quote("one", "two"), "3")).debates
     assert [turn.shown for turn in debate.turns[3:]] == [(0, 1), (1,), (0, 1, 2)]
 
 
@@ -105,23 +105,27 @@ def test_a_record_that_cannot_be_read_is_skipped_with_its_reason(tmp_path: Path,
     (tmp_path / "x.json").write_text(json.dumps({"Bad one?": value, "Good one?": [[chat("Q", "18")], GOLD]}))
     held = import_debates("society", tmp_path / "x.json", TASK)
     assert [d.question.text for d in held.debates] == ["Good one?"]
-    assert held.skipped[0].record == "0: Bad one?" and reason in held.skipped[0].reason
+    assert held.skipped[0].record == "0: Bad one?"
+    assert reason in held.skipped[0].reason
 
 
 def test_a_question_that_is_repeated_is_counted_not_overwritten(tmp_path: Path) -> None:
     one, two = (json.dumps([[chat("Q", answer)], GOLD]) for answer in ("18", "7"))
     (tmp_path / "x.json").write_text(f'{{"Q?": {one}, "Q?": {two}}}')
     held = import_debates("society", tmp_path / "x.json", TASK)
-    assert held.debates[0].answer == "18" and "earlier" in held.skipped[0].reason
+    assert held.debates[0].answer == "18"
+    assert "earlier" in held.skipped[0].reason
 
 
 def test_a_round_table_shows_everyone_all_of_the_previous_round(tmp_path: Path) -> None:
     first = {f"{agent}_output_0": output(a) for agent, a in (("claude", "18"), ("gpt4", "7"), ("bard", "18"))}
     second = {f"{agent}_output_1": output("18") for agent in ("claude", "gpt4", "bard")}
     [debate] = table(tmp_path, record(**first, **second)).debates
-    assert debate.agents == ("claude", "gpt4", "bard") and debate.stopped == "consensus"
+    assert debate.agents == ("claude", "gpt4", "bard")
+    assert debate.stopped == "consensus"
     assert [turn.shown for turn in debate.turns] == [()] * 3 + [(0, 1, 2)] * 3
-    assert debate.turns[1].text == "because\nThe answer is 7." and debate.turns[1].confidence == 0.9
+    assert debate.turns[1].text == "because\nThe answer is 7."
+    assert debate.turns[1].confidence == 0.9
 
 
 def test_a_missing_output_is_a_missing_node_and_borrows_nothing(tmp_path: Path) -> None:
@@ -158,7 +162,8 @@ def test_reconcile_names_its_second_agent_otherwise(tmp_path: Path) -> None:
 )
 def test_a_bad_round_table_is_skipped_with_its_reason(tmp_path: Path, bad: Any, reason: str) -> None:
     held = table(tmp_path, bad)
-    assert held.debates == () and reason in held.skipped[0].reason
+    assert held.debates == ()
+    assert reason in held.skipped[0].reason
 
 
 def test_a_file_in_no_format_is_refused_and_a_pickle_never_opened(tmp_path: Path) -> None:
@@ -194,6 +199,7 @@ def test_the_published_gpt35_debates_are_all_read(data_dir: Path) -> None:
 def test_the_published_three_round_debates_show_all_peers(data_dir: Path, model: str, agents: int, nodes: int) -> None:
     [path] = (data_dir / "debates" / "slm_gsm").glob(f"*{model}*")
     mags = published(path)
-    assert sum(len(mag.nodes) for mag in mags) == nodes and {n.model for mag in mags for n in mag.nodes} == {model}
+    assert sum(len(mag.nodes) for mag in mags) == nodes
+    assert {n.model for mag in mags for n in mag.nodes} == {model}
     assert all(mag.nodes[e.target].round == mag.nodes[e.source].round + 1 for mag in mags for e in mag.edges)
     assert all(len(mag.edges) == 2 * agents * agents for mag in mags)

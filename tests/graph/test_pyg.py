@@ -19,12 +19,15 @@ TRIPLE = replace(PAIR, nodes=(RIGHT, WRONG, replace(RIGHT, round=1)), edges=(Edg
 
 def test_a_batch_holds_the_real_nodes_and_no_others() -> None:
     batch = to_pyg([PAIR, TRIPLE])
-    assert batch.num_nodes == 5 and batch.batch.tolist() == [0, 0, 1, 1, 1] and batch.ptr.tolist() == [0, 2, 5]
+    assert batch.num_nodes == 5
+    assert batch.batch.tolist() == [0, 0, 1, 1, 1]
+    assert batch.ptr.tolist() == [0, 2, 5]
 
 
 def test_edges_point_forward_at_their_own_graph() -> None:
     batch = to_pyg([PAIR, TRIPLE])
-    assert batch.edge_index.tolist() == [[2, 3], [4, 4]] and batch.edge_type.tolist() == [0, 1]
+    assert batch.edge_index.tolist() == [[2, 3], [4, 4]]
+    assert batch.edge_type.tolist() == [0, 1]
 
 
 def test_labels_are_one_zero_or_unlabelled() -> None:
@@ -34,13 +37,15 @@ def test_labels_are_one_zero_or_unlabelled() -> None:
 
 def test_graphs_without_edges_form_a_batch() -> None:
     batch = to_pyg([PAIR])
-    assert batch.edge_index.shape == (2, 0) and batch.edge_index.dtype == torch.int64
+    assert batch.edge_index.shape == (2, 0)
+    assert batch.edge_index.dtype == torch.int64
 
 
 def test_the_gradient_flows_through_the_features() -> None:
     x_NH = torch.ones(2, 4, requires_grad=True)
     to_pyg([PAIR], x_NH).x.sum().backward()
-    assert x_NH.grad is not None and x_NH.grad.tolist() == [[1.0] * 4] * 2
+    assert x_NH.grad is not None
+    assert x_NH.grad.tolist() == [[1.0] * 4] * 2
 
 
 def test_features_have_one_row_per_node() -> None:

@@ -49,22 +49,31 @@ def test_a_transcript_shows_question_outcome_and_every_reply_as_written() -> Non
 
 def test_right_and_wrong_differ_without_colour() -> None:
     text = printed(render_mag(MAG))
-    assert "✓ 18" in text and "✗ 7" in text and "? no answer" in text
+    assert "✓ 18" in text
+    assert "✗ 7" in text
+    assert "? no answer" in text
 
 
 def test_a_terminal_without_unicode_still_tells_right_from_wrong() -> None:
     text = printed(render_mag(MAG), encoding="ascii")
-    assert text.isascii() and "+ 18" in text and "x 7" in text
+    assert text.isascii()
+    assert "+ 18" in text
+    assert "x 7" in text
 
 
 def test_who_was_shown_what_is_said() -> None:
     text = " ".join(printed(render_mag(MAG), width=160).split())
-    assert "shown: nothing" in text and "shown: self" in text and "peer ann, peer ann (same round)" in text
+    assert "shown: nothing" in text
+    assert "shown: self" in text
+    assert "peer ann, peer ann (same round)" in text
 
 
 def test_a_long_reply_keeps_its_beginning_and_its_end() -> None:
     short = excerpt("begin " + "x" * 1000 + " end", max_chars=50)
-    assert short.startswith("begin") and short.endswith("end") and len(short) <= 50 and "[...]" in short
+    assert short.startswith("begin")
+    assert short.endswith("end")
+    assert len(short) <= 50
+    assert "[...]" in short
     assert excerpt("y" * 1000, max_chars=None) == "y" * 1000
 
 
@@ -73,11 +82,13 @@ def test_an_empty_graph_can_be_shown() -> None:
 
 
 def test_numbers_count_what_discussion_fixed_and_broke() -> None:
-    fixed = replace(MAG, question=Question("2", "?"), nodes=(WRONG, replace(WRONG, agent="ann"), replace(RIGHT, round=1)), edges=())
+    nodes = (WRONG, replace(WRONG, agent="ann"), replace(RIGHT, round=1))
+    fixed = replace(MAG, question=Question("2", "?"), nodes=nodes, edges=())
     stats = describe([MAG, fixed])
     assert (stats.graphs, stats.nodes, stats.edges) == (2, 7, {"self": 1, "peer": 2})
     assert (stats.fixed, stats.broken, stats.unparsed) == (1, 0, 1)
-    assert stats.nodes_per_round == (4, 3) and stats.mean_rounds == 2.0
+    assert stats.nodes_per_round == (4, 3)
+    assert stats.mean_rounds == 2.0
     assert stats.kinds == {"all right": 0, "mixed": 2, "all wrong": 0, "unlabelled": 0}
 
 
@@ -91,15 +102,18 @@ def test_numbers_compare_the_first_vote_with_the_last() -> None:
 
 def test_unknown_tokens_are_not_zero_tokens() -> None:
     unknown = replace(MAG, nodes=tuple(replace(node, tokens_in=0, tokens_out=0) for node in NODES))
-    assert describe([unknown]).tokens_out is None and describe([MAG]).tokens_out == 20.0
+    assert describe([unknown]).tokens_out is None
+    assert describe([MAG]).tokens_out == 20.0
 
 
 def test_unlabelled_and_no_graphs_can_be_described() -> None:
     unlabelled = replace(MAG, labels="none", nodes=tuple(replace(node, correct=None) for node in NODES))
-    assert describe([unlabelled]).kinds["unlabelled"] == 1 and describe([unlabelled]).vote_accuracy_final is None
+    assert describe([unlabelled]).kinds["unlabelled"] == 1
+    assert describe([unlabelled]).vote_accuracy_final is None
     assert "graphs" in printed(render_stats(describe([])))
 
 
 def test_the_table_of_numbers_fits_80_columns() -> None:
     text = printed(render_stats(describe([MAG])))
-    assert max(map(len, text.splitlines())) <= 80 and "answers fixed / broken" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "answers fixed / broken" in text

@@ -105,7 +105,7 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         ({"nodes": (replace(NODE, correct=None),), "edges": ()}, "contradicts the graph's labels"),
     ],
 )
-def test_a_graph_that_contradicts_itself_is_refused_on_both_sides(tmp_path: Path, damage: dict[str, object], complaint: str) -> None:
+def test_a_damaged_graph_is_refused_on_both_sides(tmp_path: Path, damage: dict[str, object], complaint: str) -> None:
     damaged = replace(mag("bad-one"), **damage)  # type: ignore[arg-type]  # fields by name
     path = write_rows(tmp_path / "x.parquet", [to_row(damaged)])
     with pytest.raises(GraphError, match=complaint) as error:

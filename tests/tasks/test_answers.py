@@ -74,8 +74,11 @@ def test_an_answer_said_to_be_unknown_is_not_replaced_by_another_number() -> Non
 
 
 def test_numbers_are_equal_by_value_and_never_nearly() -> None:
-    assert same_number("18", "18.00") and same_number("1/2", "0.5") and same_number("1,200", "1200")
-    assert not same_number("18", "18.0000001") and not same_number("0.333333", "1/3")
+    assert same_number("18", "18.00")
+    assert same_number("1/2", "0.5")
+    assert same_number("1,200", "1200")
+    assert not same_number("18", "18.0000001")
+    assert not same_number("0.333333", "1/3")
 
 
 def test_a_percentage_is_the_number_before_its_sign() -> None:

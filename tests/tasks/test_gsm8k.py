@@ -32,7 +32,9 @@ def test_a_question_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
     row = {"question": "a?", "answer": "#### 1"}
     [one] = load(write(tmp_path / "a.jsonl", row), split="train")
     [same] = load(write(tmp_path / "b.jsonl", row), split="test")
-    assert one.id == same.id and one.id.startswith("gsm8k-") and len(one.id) == 18
+    assert one.id == same.id
+    assert one.id.startswith("gsm8k-")
+    assert len(one.id) == 18
 
 
 def test_a_limit_takes_the_first_questions(tmp_path: Path) -> None:
@@ -57,7 +59,8 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str, complaint:
     path = write(tmp_path / "q.jsonl", {"id": "x", "question": "ok?", "answer": "#### 1"}, line)
     with pytest.raises(TaskError, match="line 2") as error:
         load(path, split="train")
-    assert complaint in str(error.value) and "To go on" in str(error.value)
+    assert complaint in str(error.value)
+    assert "To go on" in str(error.value)
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
@@ -101,7 +104,8 @@ def test_reasoning_is_the_reply_without_its_closing_statement(reply: str, reason
 
 
 def test_the_prompt_holds_the_question_and_says_how_to_answer() -> None:
-    assert QUESTION.text in TASK.prompt(QUESTION) and "The answer is" in TASK.prompt(QUESTION)
+    assert QUESTION.text in TASK.prompt(QUESTION)
+    assert "The answer is" in TASK.prompt(QUESTION)
 
 
 @pytest.mark.parametrize(("name", "count"), [("train", 7473), ("test", 1319)])

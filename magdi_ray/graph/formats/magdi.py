@@ -8,7 +8,8 @@ A JSON array; `utils.py` there reads the question, the gold answer and the outpu
      "bard_output_0": {"reasoning": "...", "answer": "96", "confidence_level": 0.8},
      "claude_output_1": {...}, ... "bard_output_3": {...}}
 
-The outputs of a round that did not take place are absent. (The format is known from the code that reads it.)
+The outputs of a round that did not take place are absent. (The format is known from the code that
+reads it, which uses no `confidence_level`: it is ReConcile's field, read here where it is present.)
 """
 
 from __future__ import annotations

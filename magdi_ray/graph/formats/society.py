@@ -11,9 +11,10 @@ descendants: an object keyed by the question, its value `[agent contexts, gold a
       "Janet sells 16 - 3 - 4 = ... #### 18"]}
 
 The n-th assistant message of a context is the agent's reply of round n. What an agent was shown is looked up, not assumed: its
-own previous reply (it is in its chat) and every reply of others, of the previous round or taken earlier in the same round, whose
-text stands in the user message it answers. In the files written by older versions of that code, agents spoke in turn: each was shown
-the *same* round's replies of those before it. Where an agent gave one text in both rounds, the previous round's is meant.
+own previous reply (it is in its chat) and every reply of others, of the previous round or taken earlier in the same round,
+whose text stands in the user message it answers. In the published GPT-3.5 files agents spoke in turn: each was shown the
+*same* round's replies of those before it. Where an agent gave one text in both rounds, the previous round's
+is meant.
 
 The format names no agents and no model: agents are "agent-1", ...; the model is what the file name says between `gsm_` and
 `_persona_`, else "unknown". There are no confidences and no token counts.

@@ -1,0 +1,68 @@
+"""Serve a run's student from the command line until told to stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from typing import Any
+
+from magdi_ray.cluster import ray_session, set_environment
+from magdi_ray.config import RunConfig, load_config, parse_config
+from magdi_ray.config.base import Section
+from magdi_ray.errors import ConfigError
+from magdi_ray.progress import console
+from magdi_ray.runs import CONFIG, Run
+from magdi_ray.stages import recipes, student_stage
+from magdi_ray.tasks.load import load_task
+from magdi_ray.tasks.store import read_questions
+
+
+def serve_run(run: Run, *, student: str | None, overrides: dict[str, Any]) -> None:
+    """Serve the product of a run, or the student of another of its recipes, over HTTP. Returns when interrupted.
+
+    Raises:
+        RunError: the run has no such finished student.
+        ConfigError: the run has no such recipe, or a setting cannot be used.
+    """
+    config = load_config(run.root / CONFIG)
+    config = parse_config(_with(config, overrides), "serve options")
+    chosen = {recipe.name: recipe for recipe in recipes(config)}
+    name = student or next(reversed(chosen))
+    if name not in chosen:
+        raise ConfigError(f"The run has no recipe {name!r}; it has {', '.join(chosen)}.")
+    stage = student_stage(config, chosen[name])
+    run.require(stage)
+    set_environment()
+    from magdi_ray.serving.app import serve_student
+
+    with ray_session():
+        model = f"{config.name}-{name}"
+        with console.status(f"starting {model}"):
+            url = serve_student(run.path(stage), model, config.serve)
+        console.print(f"[green]✓[/] {model} answers at {url}. Try:\n")
+        print(example_call(config, run, model, url), flush=True)
+        console.print("\nCtrl-C stops it.")
+        _wait_for_signal()
+    console.print("stopped")
+
+
+def _with(config: Section, overrides: dict[str, Any]) -> dict[str, Any]:
+    data = config.model_dump(mode="json")
+    return data | {"serve": data["serve"] | overrides}
+
+
+def example_call(config: RunConfig, run: Run, model: str, url: str) -> str:
+    """A curl command that asks a held-out question of the run."""
+    questions = read_questions(run.path("questions"))
+    question = next((q for q in questions if q.split == config.evaluate.splits[0]), questions[0])
+    body = {"model": model, "messages": [{"role": "user", "content": load_task(config.task).prompt(question)}], "temperature": 0}
+    data = json.dumps(body).replace("'", "'\\''")
+    return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d '{data}'"
+
+
+def _wait_for_signal() -> None:
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

@@ -1,0 +1,118 @@
+"""The configuration: strict, explained, and unchanged by a round trip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from magdi_ray.config import RunConfig, config_schema, content_hash, dump_config, load_config
+from magdi_ray.config.base import shaping
+from magdi_ray.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+
+MINIMAL = """
+name: small
+task: {name: tiny, train: 10, test: 5}
+debate:
+  protocol: {name: reconcile, rounds: 1}
+  agents: [{name: ada, engine: {type: transformers, model: some/model}}]
+distil:
+  student: {model: some/model}
+  train: {epochs: 1}
+"""
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return load_config(path, overrides)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAGDI_DATA", "/data")
+    config = load_config(path)
+    assert load(tmp_path, dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("distil.train.epoch=3", r"distil\.train\.epoch: unknown key; did you mean 'epochs'"),
+        ("task.trian=3", r"task\.trian: unknown key; did you mean 'train'"),
+        ("debate.agents.0.engine.modle=x", r"debate\.agents\.0\.engine\.modle: unknown key; did you mean 'model'"),
+        ("distil.train.learning_rate=-1", r"distil\.train\.learning_rate: Input should be greater than 0 \(found -1\)"),
+        ("distil.train.epochs='3'", r"distil\.train\.epochs: Input should be a valid integer \(found '3'\)"),
+        ("debate.agents.0.replicas=[3, 1]", r"must be \[min, max\] with 1 <= min <= max"),
+        ("distil.train.max_steps=3", "exactly one of `epochs` and `max_steps`"),
+        ("debate.protocol.name=recon", r"debate\.protocol\.name: Input should be 'reconcile' \(found 'recon'\)"),
+        ("distil.ablations=[level4]", "recipe and ablations need distinct names"),
+        (
+            "graph.source={format: society, path: x}",
+            "graphs come either from a `debate` section or from `graph.source`; found both",
+        ),
+        ("name=../up", "name: String should match pattern"),
+    ],
+)
+def test_a_mistake_is_refused_with_field_value_and_rule(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(tmp_path, MINIMAL, override)
+
+
+def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, MINIMAL, "distil.train.epoch=3", "task.trian=3", "seed=-1")
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_overrides_reach_into_lists_and_new_sections(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, MINIMAL, "debate.agents.0.sampling.temperature=0.5", "evaluate.splits=[dev]", "distil.train.learning_rate=5e-6"
+    )
+    assert config.debate is not None
+    assert config.debate.agents[0].sampling.temperature == 0.5
+    assert config.evaluate.splits == ("dev",)
+    assert config.distil.train.learning_rate == 5e-6
+
+
+@pytest.mark.parametrize("override", ["nothing", "debate.agents.7.name=x", "name.first=x"])
+def test_an_override_that_leads_nowhere_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        load(tmp_path, MINIMAL, override)
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="key given twice: seed"):
+        load(tmp_path, MINIMAL + "seed: 1\nseed: 2\n")
+
+
+def test_environment_variables_are_filled_in_or_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "/models")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    text = MINIMAL.replace("student: {model: some/model}", "student: {model: '${WHERE}/x${NOWHERE:-y}'}")
+    assert load(tmp_path, text).distil.student.model == "/models/xy"
+    with pytest.raises(ConfigError, match="environment variable NOWHERE is not set"):
+        load(tmp_path, text.replace(":-y", ""))
+
+
+def test_a_missing_file_says_where_ready_made_ones_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"No configuration file at .*configs/"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_what_only_says_how_work_is_done_does_not_change_the_hash(tmp_path: Path) -> None:
+    plain = load(tmp_path, MINIMAL)
+    spread = load(tmp_path, MINIMAL, "debate.agents.0.replicas=[1, 8]", "distil.scaling.num_workers=4", "serve.port=9000")
+    other = load(tmp_path, MINIMAL, "debate.agents.0.sampling.temperature=0.9")
+    assert content_hash(plain) == content_hash(spread) != content_hash(other)
+    assert "scaling" not in shaping(plain)["distil"]
+
+
+def test_the_json_schema_knows_every_section_and_what_its_fields_mean() -> None:
+    schema = config_schema()
+    assert set(RunConfig.model_fields) == set(schema["properties"])
+    assert "held out" in schema["$defs"]["GraphSource"]["properties"]["test"]["description"]
