@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -61,6 +63,38 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
         if started:
             serve.shutdown()
             ray.shutdown()
+
+
+@contextmanager
+def remarks_to(path: Path) -> Iterator[None]:
+    """Send what Ray itself prints to a file, for the time of the body.
+
+    Its Python side prints to standard output and its C++ side to file descriptor 2, at any moment; both would end up between
+    a run's own lines. `sys.stderr` goes on to reach the person.
+    """
+    own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+    before = sys.stderr
+    with path.open("a", encoding="utf-8") as log, redirect_stdout(log):
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 2)
+        sys.stderr = own
+        try:
+            yield
+        finally:
+            own.flush()
+            os.dup2(own.fileno(), 2)
+            sys.stderr = before
+            own.close()
+
+
+def quiet_ray_data() -> None:
+    """Let Ray Data work without a word: what a person wants to see of it is shown by `progress`."""
+    from ray.data import DataContext
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
 
 
 def set_environment() -> dict[str, str]:

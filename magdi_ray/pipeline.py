@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray import stages
-from magdi_ray.cluster import ray_session, set_environment
+from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.errors import ConfigError
@@ -97,6 +97,7 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
                 console.print(f"[green]✓[/] {stage.name}: already complete")
                 continue
             if stage.needs_ray and not connected:
+                session.enter_context(remarks_to(run.root / "ray.log"))
                 session.enter_context(ray_session())
                 connected = True
             run_stage(config, run, stage)

@@ -37,7 +37,7 @@ RETRIED = (
 """The replica died, or was not there: another one answers the same question as well."""
 
 RETRY_SECONDS = 60.0
-"""Waits between retries of one request, added up; a replica that died is back after 10 to 13 s plus the loading of its weights."""
+"""Waits between retries of one request, added up; a dead replica is back after 10 to 13 s and the loading of its weights."""
 
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
 """The line of a traceback that names the exception."""

@@ -34,6 +34,7 @@ from transformers import (
 
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.batching import Collector
+from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.weights import (
     ContextLengthError,
     adapter_base,
@@ -149,27 +150,19 @@ class RowEnd(StoppingCriteria):
                 del self._open[row]
 
 
-def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation, ready for the reply.
-
-    The tokenizer's chat template where it has one; otherwise the contents joined by blank lines, after the special tokens the
-    tokenizer puts in front of any text.
+def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation, up to where the reply begins; `encode_prompt` says how it is written.
 
     Raises:
-        EngineError: there is no message, or the chat template refuses the conversation.
+        EngineError: there is no message or no token, or the chat template refuses the conversation.
     """
     if not messages:
         raise EngineError("A reply needs at least one message, found none.")
-    if getattr(tokenizer, "chat_template", None):
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, ValueError) as error:
-            roles = ", ".join(message.role for message in messages)
-            raise EngineError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    else:
-        ids = tokenizer("\n\n".join(message.content for message in messages))["input_ids"]
+    try:
+        ids = encode_prompt(tokenizer, messages)
+    except (TemplateError, ValueError) as error:
+        roles = ", ".join(message.role for message in messages)
+        raise EngineError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
     if not ids:
         raise EngineError("The conversation is empty: it has no token to continue from.")
     return ids
@@ -201,7 +194,7 @@ class TransformersAgent:
         self._end_ids = frozenset(self._generation.eos_token_id or ())
         # Whatever generate() is not told, it would otherwise take from the model's own sampling settings.
         self.model.generation_config = self._generation
-        encode_prompt(self.tokenizer, [Message("user", "warm-up")])  # settles padding, so that threads can share the tokenizer
+        self.tokenizer("warm-up")  # settles padding, so that threads can share the tokenizer
         self._collector: Collector[Request, Reply] = Collector(self._decode_batch, max_batch_size=config.max_batch_size)
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
@@ -213,7 +206,7 @@ class TransformersAgent:
         """
         if self.config.system_prompt is not None:
             messages = [Message("system", self.config.system_prompt), *messages]
-        ids = encode_prompt(self.tokenizer, messages)
+        ids = read_prompt(self.tokenizer, messages)
         if self.context_length is not None and len(ids) + sampling.max_tokens > self.context_length:
             raise ContextLengthError(
                 f"The prompt's {len(ids)} tokens and max_tokens={sampling.max_tokens} exceed the {self.context_length} tokens "

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from magdi_ray.agents.base import Engine, Sampling, derive_seed
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.sections import DebateConfig, RunConfig
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.store import to_table
@@ -29,6 +30,12 @@ from magdi_ray.tasks.load import load_task
 
 BATCH = 16
 """Debates whose rows appear together; small, because a batch's output appears only when all of it has ended."""
+
+BLOCK = 64
+"""Questions of one call of the operator: Ray Data keeps four batches of a call under way at once."""
+
+ROWS_PER_FILE = 512
+"""Debates are written as soon as this many have ended, so that output appears while the stage runs."""
 
 
 @dataclass
@@ -167,27 +174,24 @@ def run_debates(config: RunConfig, questions: Sequence[Question], *, source: Pat
 
 def _stream(config: RunConfig, books: Any, *, rows: int, source: Path, out: Path) -> None:
     import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
 
     assert config.debate is not None
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    concurrent = max(1, -(-config.debate.max_in_flight // BATCH))
+    quiet_ray_data()
+    calls = max(1, config.debate.max_in_flight // BLOCK)
     debates = (
         ray.data.read_parquet(str(source), file_extensions=["parquet"])
-        .repartition(max(1, rows // 512))
+        .repartition(max(1, rows // BLOCK))
         .map_batches(
             DebateOperator,
             fn_constructor_args=({"run": config.model_dump_json()}, books),
             batch_size=BATCH,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=1),
+            compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
             num_cpus=0.5,
-            max_concurrency=concurrent,
         )
     )
-    debates.write_parquet(str(out))
+    debates.write_parquet(str(out), min_rows_per_file=ROWS_PER_FILE)
 
 
 def _show(progress: Progress, books: Books) -> None:

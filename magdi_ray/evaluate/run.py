@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.sections import EvaluateConfig, RunConfig, TransformersEngine
 from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge
 from magdi_ray.progress import Progress, polled
@@ -23,6 +24,9 @@ from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
 BATCH = 64
+"""Questions of one call of the operator; every system is asked all of them at once."""
+
+ROWS_PER_FILE = 4096
 
 
 @dataclass
@@ -87,7 +91,7 @@ def run_answers(config: RunConfig, students: Mapping[str, str], *, questions: Pa
     try:
         with polled(Progress("evaluate", rows * len(students)), lambda progress: progress.update(ray.get(tally.read.remote()))):
             deploy_engines(specs)
-            _stream(config, list(students), tally, questions=questions, out=out)
+            _stream(config, list(students), tally, questions=questions, rows=rows, out=out)
     finally:
         retire_engines([spec.name for spec in specs])
 
@@ -105,19 +109,22 @@ def student_spec(system: str, model: str, config: RunConfig) -> PoolSpec:
     )
 
 
-def _stream(config: RunConfig, systems: Sequence[str], tally: Any, *, questions: Path, out: Path) -> None:
+def _stream(config: RunConfig, systems: Sequence[str], tally: Any, *, questions: Path, rows: int, out: Path) -> None:
     import ray.data
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy
 
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    ray.data.read_parquet(str(questions)).map_batches(
-        AnswerOperator,
-        fn_constructor_args=({"run": config.model_dump_json()}, systems, tally),
-        batch_size=BATCH,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=1),
-        num_cpus=0.5,
-        max_concurrency=max(2, 16 * config.evaluate.max_batch_size // (BATCH * len(systems))),
-    ).write_parquet(str(out))
+    quiet_ray_data()
+    calls = max(2, 4 * config.evaluate.max_batch_size // BATCH)
+    answers = (
+        ray.data.read_parquet(str(questions))
+        .repartition(max(1, rows // BATCH))
+        .map_batches(
+            AnswerOperator,
+            fn_constructor_args=({"run": config.model_dump_json()}, systems, tally),
+            batch_size=BATCH,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
+            num_cpus=0.5,
+        )
+    )
+    answers.write_parquet(str(out), min_rows_per_file=ROWS_PER_FILE)
