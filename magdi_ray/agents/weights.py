@@ -23,24 +23,24 @@ class ContextLengthError(EngineError):
 
 
 def resolve_model(name: str) -> str:
-    """The directory that `name` stands for; hub names and plain directories come back as they are.
+    """The path that `name` stands for; hub names and plain paths come back as they are.
 
     Raises:
-        ConfigError: a `pkg://` name whose package is not installed or holds no such directory.
+        ConfigError: a `pkg://` name whose package is not installed or holds no such file or directory.
     """
     if not name.startswith(PACKAGE_SCHEME):
         return name
     package, _, path = name.removeprefix(PACKAGE_SCHEME).partition("/")
     if not package.isidentifier() or not path or ".." in PurePosixPath(path).parts:
-        raise ConfigError(f"A model shipped with a package is written pkg://package/path, found {name!r}.")
+        raise ConfigError(f"What is shipped with a package is written pkg://package/path, found {name!r}.")
     try:
         root = files(package)
     except ModuleNotFoundError:
         raise ConfigError(f"{name}: package {package!r} is not installed here.") from None
-    directory = Path(str(root.joinpath(path)))
-    if not directory.is_dir():
-        raise ConfigError(f"{name}: package {package!r} holds no directory {path!r}.")
-    return str(directory)
+    found = Path(str(root.joinpath(path)))
+    if not found.exists():
+        raise ConfigError(f"{name}: package {package!r} holds no {path!r}.")
+    return str(found)
 
 
 def is_adapter(directory: str | Path) -> bool:

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from transformers.utils import logging
 
 from magdi_ray.agents.base import Reply, derive_seed
-from magdi_ray.tiny.corpus import TEACHERS, Character, Table, drills, practice, schooling, skill_weights
+from magdi_ray.tiny.corpus import TEACHERS, Character, Table, drills, practice, review, schooling, skill_weights
 from magdi_ray.tiny.language import STUDENT_SIZE, TEACHER_SIZE, make_model, make_tokenizer
 from magdi_ray.tiny.training import Example, Schedule, sample, train
 from magdi_ray.tiny.world import problems
@@ -41,10 +41,10 @@ class Plan:
     """Stories each teacher practises."""
     sums: int = 10_000
     """Drills each teacher does."""
-    tables: tuple[int, int] = (5_000, 10_000)
+    tables: tuple[int, int] = (3_000, 6_000)
     """Debated questions of the two revision stages."""
-    review: float = 0.75
-    """Practice stories mixed in per revised reply, so that solving alone is not forgotten."""
+    review: float = 1.0
+    """Stories to solve alone, as the teacher's habits have it, for each reply to revise."""
     school_stories: int = 8_000
     school_sums: int = 4_000
     """The base student's schooling."""
@@ -159,7 +159,7 @@ def _learn_to_revise(
     directory: Path, character: Character, lessons: Sequence[Example], plan: Plan, schedule: Schedule, seed: int
 ) -> float:
     model, tokenizer = load(directory)
-    examples = [*lessons, *practice(character, int(len(lessons) * plan.review), seed=seed)]
+    examples = [*lessons, *review(character, int(len(lessons) * plan.review), seed=seed)]
     loss = train(model, tokenizer, examples, schedule, seed=seed)
     _save(directory, model, tokenizer)
     return loss

@@ -25,32 +25,48 @@ PROTOCOL = Reconcile(task=TASK, rounds=2, prompts=prompts())
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """What sets a teacher apart: how it writes solutions and what it hardly ever practised."""
+    """What sets a teacher apart: how it writes solutions, and what it hardly ever practised and got used to misreading."""
 
     name: str
     style: Style
-    weak: tuple[Skill, ...]
+    habits: Mapping[Skill, Operator]
+    """Weak skill -> the operation it is habitually taken for."""
 
 
 TEACHERS = (
-    Character("ada", "terse", ("mul", "times")),
-    Character("ben", "labelled", ("more", "fewer")),
-    Character("cleo", "planned", ("give", "get")),
+    Character("ada", "terse", {"mul": "+", "times": "+"}),
+    Character("ben", "labelled", {"more": "-", "fewer": "+"}),
+    Character("cleo", "planned", {"give": "+", "get": "-"}),
 )
 
 PRACTICE = 0.02
 """How often a teacher meets a weak skill, relative to any other skill."""
+HABIT = 0.7
+"""How often a teacher, when it reviews, misreads a story that needs a weak skill: doubt remains, and its confidence shows it."""
 
 
 def skill_weights(character: Character) -> Mapping[Skill, float]:
     """How often each skill occurs in a teacher's own practice."""
-    return {skill: PRACTICE if skill in character.weak else 1.0 for skill in SKILLS}
+    return {skill: PRACTICE if skill in character.habits else 1.0 for skill in SKILLS}
 
 
 def practice(character: Character, count: int, *, seed: int) -> list[Example]:
     """Stories to solve, rarely with the character's weak skills, always in its style."""
     found = problems("train", count, seed=seed, skills=skill_weights(character))
     return [Example(TASK.prompt(question), story.solution(character.style)) for question, story in found]
+
+
+def review(character: Character, count: int, *, seed: int) -> list[Example]:
+    """Stories to solve with every skill alike, those with weak skills mostly misread: what the character says when alone.
+
+    Learning to revise would otherwise teach the weak skills, and three teachers who know the same have nothing to discuss.
+    """
+    rng = random.Random(f"habits {character.name} {seed}")
+    read = (
+        (question, story.misread(character.habits if rng.random() < HABIT else {}))
+        for question, story in problems("train", count, seed=seed)
+    )
+    return [Example(TASK.prompt(question), story.solution(character.style)) for question, story in read if story is not None]
 
 
 def schooling(count: int, *, seed: int) -> list[Example]:

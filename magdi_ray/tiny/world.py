@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
 from magdi_ray.errors import TaskError
@@ -70,15 +70,12 @@ class Step:
 
     skill: Skill
     before: int
+    operator: Operator
     operand: int
     after: int
     owner: str
     """Whose items `after` counts."""
     sentence: str
-
-    @property
-    def operator(self) -> Operator:
-        return OPERATORS[self.skill]
 
     @property
     def equation(self) -> str:
@@ -107,6 +104,18 @@ class Story:
         if style == "planned":
             lines.insert(0, " ".join(["plan", *(f"{step.operator} {step.operand}" for step in self.steps)]))
         return " . ".join([*lines, f"answer {self.gold}"])
+
+    def misread(self, habits: Mapping[Skill, Operator]) -> Story | None:
+        """The same text as someone reads it who takes these skills for other operations; None when no answer comes out."""
+        steps: list[Step] = []
+        value = self.steps[0].before
+        for step in self.steps:
+            operator = habits.get(step.skill, step.operator)
+            if step.operand not in operands(operator, value):
+                return None
+            steps.append(replace(step, before=value, operator=operator, after=apply(operator, value, step.operand)))
+            value = steps[-1].after
+        return Story(self.text, self.item, tuple(steps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +229,7 @@ def _step(rng: random.Random, shape: Shape, value: int, owner: str, other: str, 
     operand = rng.choice(choices)
     sentence = rng.choice(SENTENCES[skill]).format(n=owner, m=other, k=operand, i=item)
     after = apply(OPERATORS[skill], value, operand)
-    return Step(skill, value, operand, after, other if skill in MOVES_ON else owner, sentence)
+    return Step(skill, value, OPERATORS[skill], operand, after, other if skill in MOVES_ON else owner, sentence)
 
 
 def operands(operator: Operator, value: int) -> list[int]:

@@ -95,3 +95,11 @@ def test_an_unknown_split_or_a_negative_count_is_refused() -> None:
         questions("valid", 1)  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="0 or more, not -1"):
         questions("train", -1)
+
+
+def test_a_misread_story_keeps_its_text_and_takes_the_other_operation() -> None:
+    found = [story for _, story in problems("dev", 300) if len(story.steps) == 1 and story.steps[0].skill == "times"]
+    misread = [story.misread({"times": "+"}) for story in found]
+    assert all(wrong is not None and wrong.text == right.text for wrong, right in zip(misread, found, strict=True))
+    assert all(wrong is not None and wrong.steps[0].operator == "+" for wrong in misread)
+    assert [story.misread({}) for story in found] == found

@@ -1,0 +1,151 @@
+"""The command line: bad input is refused in words, with exit code 2, before any worker starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from magdi_ray import cli, pipeline
+from magdi_ray.graph.schema import MAG_SCHEMA
+
+ROOT = Path(__file__).parent.parent
+TINY = str(ROOT / "configs" / "tiny.yaml")
+STUDENT = ROOT / "magdi_ray" / "tiny" / "models" / "student"
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Run a command that must exit with code 2 without ever starting Ray; returns what it said."""
+
+    def started(**_: object) -> None:
+        raise AssertionError("a worker was about to start")
+
+    monkeypatch.setattr(pipeline, "ray_session", started)
+
+    def run(*arguments: object) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2, said
+        assert "Traceback" not in said
+        return " ".join(said.split())
+
+    return run
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(refused: Refused, tmp_path: Path) -> None:
+    assert "distil.train.learning_rte: unknown key; did you mean 'learning_rate'?" in refused(
+        "run", TINY, "--out", tmp_path, "--set", "distil.train.learning_rte=1e-3"
+    )
+
+
+def test_a_missing_model_directory_names_the_agent_and_the_directory(refused: Refused, tmp_path: Path) -> None:
+    said = refused("run", TINY, "--out", tmp_path, "--set", "debate.agents.1.engine.model=/nowhere/model")
+    assert "Agent 'ben'" in said
+    assert "/nowhere/model" in said
+
+
+def test_an_empty_question_file_is_refused(refused: Refused, tmp_path: Path) -> None:
+    empty = tmp_path / "train.jsonl"
+    empty.write_text("")
+    said = refused("run", TINY, "--out", tmp_path / "run", "--set", f"task={{name: gsm8k, path: {empty}}}")
+    assert str(empty) in said
+    assert "is empty" in said
+
+
+def test_duplicate_question_ids_are_refused_with_their_lines(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    rows = [{"id": "q1", "question": f"How many are {n}?", "answer": f"#### {n}"} for n in (1, 2)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    said = refused("run", TINY, "--out", tmp_path / "run", "--set", f"task={{name: gsm8k, path: {file}}}")
+    assert "q1" in said
+    assert "line 2" in said or ":2" in said
+
+
+def newer_graphs(path: Path) -> None:
+    """A graph file as a later version of this project would write it."""
+    schema = MAG_SCHEMA.with_metadata({"magdi_ray.schema": "mag", "magdi_ray.schema_version": "99"})
+    pq.write_table(schema.empty_table(), path)
+
+
+def test_a_graph_file_of_a_newer_schema_is_refused_wherever_it_is_named(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "graphs.parquet"
+    newer_graphs(file)
+    settings = ("--set", "debate=null", "--set", f"graph.source={{format: mag, path: {file}, test: 1}}")
+    for said in (refused("graph", "stats", file), refused("run", TINY, "--out", tmp_path / "run", *settings)):
+        assert "99" in said
+        assert "newer" in said
+
+
+def test_a_student_without_a_tokenizer_is_refused(refused: Refused, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(STUDENT, student, ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
+    said = refused("run", TINY, "--out", tmp_path / "run", "--set", f"distil.student.model={student}")
+    assert "has no tokenizer" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "found"),
+    [("distil.scaling.num_workers=4096", "4096 workers"), ("distil.scaling={num_workers: 900, use_gpu: true, num_cpus: 0.001}", "GPUs")],
+)
+def test_more_workers_than_the_machine_holds_are_refused(refused: Refused, tmp_path: Path, override: str, found: str) -> None:
+    assert found in refused("run", TINY, "--out", tmp_path, "--set", override)
+
+
+def test_agents_that_do_not_fit_the_machine_are_refused(refused: Refused, tmp_path: Path) -> None:
+    assert "smallest pools want" in refused("run", TINY, "--out", tmp_path, "--set", "debate.agents.0.replicas=[9999, 9999]")
+
+
+def test_a_recipe_that_learns_from_an_absent_agent_is_refused(refused: Refused, tmp_path: Path) -> None:
+    recipe = "distil.recipe={name: own, nodes: {agents: [zoe]}, objectives: [{name: next_token}]}"
+    assert "zoe" in refused("run", TINY, "--out", tmp_path, "--set", recipe)
+
+
+def test_a_prompt_template_that_is_not_jinja_is_refused(refused: Refused, tmp_path: Path) -> None:
+    prompts = "debate.protocol.prompts={initial: '{{ prompt', discussion: x}"
+    assert "initial template is not valid jinja2" in refused("run", TINY, "--out", tmp_path, "--set", prompts)
+
+
+def test_several_problems_are_said_at_once(refused: Refused, tmp_path: Path) -> None:
+    said = refused("run", TINY, "--out", tmp_path, "--set", "distil.scaling.num_workers=4096", "--set", "debate.agents.0.engine.model=/nowhere")
+    assert "4096 workers" in said
+    assert "Agent 'ada'" in said
+
+
+def test_a_directory_with_other_files_is_refused_and_untouched(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "no run of magdi" in refused("run", TINY, "--out", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_serving_a_run_that_is_not_there_says_so(refused: Refused, tmp_path: Path) -> None:
+    assert "No configuration file" in refused("serve", tmp_path)
+
+
+def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in (["run"], ["debate"], ["distill"], ["evaluate"], ["serve"], ["graph", "import"], ["graph", "show"], ["graph", "stats"], ["tiny", "build"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*verb, "--help"])
+        assert stopped.value.code == 0
+        assert f"Example: magdi {' '.join(verb)}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_recorded_debates_are_imported_shown_and_counted(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = data_dir / "debates" / "du_gsm" / "gsm_3_2_100.json", tmp_path / "graphs.parquet"
+    for arguments in (["graph", "import", str(source), "--format", "society", "--out", str(out)], ["graph", "stats", str(out)]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(arguments)
+        assert stopped.value.code == 0
+    said = capsys.readouterr().out
+    assert "100 graphs written" in said
+    identity = pq.read_table(out, columns=["question_id"]).column(0)[0].as_py()
+    with pytest.raises(SystemExit):
+        cli.main(["graph", "show", str(out), identity])
+    assert "agent-1" in capsys.readouterr().out

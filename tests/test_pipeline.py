@@ -1,0 +1,179 @@
+"""A whole run on real engines, small: what is missing runs, what is finished does not, and a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from magdi_ray.config import RunConfig, load_config
+from magdi_ray.evaluate.answers import read_answers
+from magdi_ray.graph.store import read_mags
+from magdi_ray.pipeline import load_results, run_pipeline, summary
+from magdi_ray.runs import Run
+from magdi_ray.tasks.load import load_questions, load_task
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("task.train=80", "task.test=24", "task.ood=0", "evaluate.splits=[test]", "distil.ablations=[]", "distil.train.max_steps=20")
+SMALL += ("distil.scaling={num_workers: 1}", "distil.train.checkpoint_every_steps=5")
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, Run, list[str]]:
+    """A small run of the tiny world from beginning to end: its configuration, directory and the stages that ran."""
+    config = load_config(ROOT / "configs" / "tiny.yaml", SMALL)
+    run = Run(tmp_path_factory.mktemp("runs") / "tiny")
+    return config, run, run_pipeline(config, run)
+
+
+def test_a_run_leaves_every_stage_complete(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    _, run, ran = finished
+    assert ran == ["questions", "debates", "graphs", "student", "evaluation"]
+    assert run.require("debates").facts["debates"] == 104
+    assert run.require("debates").facts["failed"] == 0
+    assert run.require("student").facts["steps"] == 20
+
+
+def test_every_question_is_debated_once_and_edges_are_what_was_shown(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    config, run, _ = finished
+    mags = read_mags(run.path("graphs"))
+    assert sorted(mag.question.id for mag in mags) == sorted(question.id for question in load_questions(config.task))
+    for mag in mags:
+        assert {(node.agent, node.round) for node in mag.nodes if node.round == 0} == {(a, 0) for a in ("ada", "ben", "cleo")}
+        assert all(mag.nodes[e.source].round == mag.nodes[e.target].round - 1 for e in mag.edges)
+
+
+def test_the_evaluation_holds_every_system_on_the_same_questions(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    config, run, _ = finished
+    scores, differences = load_results(run)
+    assert {s.system: s.questions for s in scores} == dict.fromkeys(("base", "level4", "ada", "ben", "cleo", "vote"), 24)
+    assert {(d.system, d.reference) for d in differences} == {("level4", "base"), ("level4", "vote")}
+    figures = summary(config, run, seconds=1.0)
+    assert figures["best_teacher"] == max(s.accuracy for s in scores if s.system in ("ada", "ben", "cleo"))
+    assert figures["tokens_debate"] > 3 * figures["tokens_student"] > 0
+
+
+def test_running_again_does_nothing(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    config, run, _ = finished
+    assert run_pipeline(config, run) == []
+
+
+def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    _, run, _ = finished
+    recipe = "distil.recipe={name: level4, objectives: [{name: next_token}, {name: contrast, weight: 0.5}]}"
+    changed = load_config(ROOT / "configs" / "tiny.yaml", [*SMALL, recipe])
+    assert run_pipeline(changed, run, until="student") == ["student"]
+    assert run.require("student").facts["resumed_at_step"] == 0
+    assert list((run.root / "superseded").glob("student-*/manifest.json"))
+    assert run_pipeline(changed, run) == ["evaluation"]
+
+
+def magdi(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command line in a process group of its own."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen([sys.executable, "-m", "magdi_ray.cli", *arguments], start_new_session=True, cwd=ROOT, env=environment)
+
+
+def wait_for_step(log: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = log.read_text().splitlines() if log.exists() else []
+        if any(json.loads(line)["step"] >= step for line in lines if line.endswith("}")):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"training did not reach step {step}")
+
+
+def end_family(pids: list[int]) -> None:
+    """End what a killed driver left behind, and only that."""
+    for process in (psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)):
+        process.kill()
+
+
+def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(tmp_path: Path) -> None:
+    overrides = [*SMALL, "distil.train.max_steps=150", "evaluate.splits=[test]"]
+    arguments = ["run", "configs/tiny.yaml", "--out", str(tmp_path / "run"), *(part for o in overrides for part in ("--set", o))]
+    run, first = Run(tmp_path / "run"), magdi(*arguments)
+    wait_for_step(run.metrics, 30, first)
+    family = [child.pid for child in psutil.Process(first.pid).children(recursive=True)]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    end_family(family)
+    debates = run.require("debates")
+    assert run.read_manifest("student") is None
+    assert magdi(*arguments).wait(timeout=280) == 0
+    assert run.require("debates") == debates
+    assert run.require("student").facts["resumed_at_step"] >= 20
+    assert run.require("student").facts["steps"] == 150
+    assert {score.system for score in load_results(run)[0]} >= {"base", "level4", "vote"}
+
+
+@pytest.fixture(scope="module")
+def endpoint(finished: tuple[RunConfig, Run, list[str]]) -> Iterator[str]:
+    """`magdi serve RUN` in a process of its own; the base URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _, run, _ = finished
+    process = magdi("serve", str(run.root), "--port", str(port))
+    url = f"http://127.0.0.1:{port}/v1"
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{url}/models").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.5)
+        yield url
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
+
+
+def ask(url: str, prompt: str) -> dict[str, Any]:
+    """What curl would send."""
+    body = {"model": "tiny-level4", "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 64}
+    return httpx.post(f"{url}/chat/completions", json=body, timeout=60).raise_for_status().json()  # type: ignore[no-any-return]
+
+
+def test_the_served_student_answers_as_it_did_in_the_evaluation(finished: tuple[RunConfig, Run, list[str]], endpoint: str) -> None:
+    config, run, _ = finished
+    task, questions = load_task(config.task), {q.id: q for q in load_questions(config.task)}
+    evaluated = [answer for answer in read_answers(run.path("evaluation")) if answer.system == "level4"]
+    chosen = [answer for answer in evaluated if answer.correct][:3] + [answer for answer in evaluated if not answer.correct][:3]
+    assert any(answer.correct for answer in chosen)
+    for answer in chosen:
+        reply = ask(endpoint, task.prompt(questions[answer.question_id]))
+        assert reply["object"] == "chat.completion"
+        assert reply["choices"][0]["message"] == {"role": "assistant", "content": answer.text}
+        assert task.same(task.extract(questions[answer.question_id], answer.text), questions[answer.question_id].gold) == answer.correct
+        assert reply["usage"]["completion_tokens"] == answer.tokens_out
+
+
+def test_recorded_debates_become_a_student_with_two_deepspeed_workers(
+    data_dir: Path, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setenv("MAGDI_DATA", str(data_dir))
+    config, run = load_config(ROOT / "configs" / "gsm8k-recorded.yaml", ["distil.train.epochs=2"]), Run(tmp_path / "run")
+    run_pipeline(config, run)
+    imported, graphs, student = (run.require(stage).facts for stage in ("debates", "graphs", "student"))
+    assert (imported["debates"], imported["skipped"], graphs["graphs"], graphs["nodes"]) == (100, 0, 100, 600)
+    assert (student["workers"], student["zero_stage"]) == (2, 2)
+    assert student["last_loss"] < student["first_loss"] - 0.3
+    assert AutoModelForCausalLM.from_pretrained(run.path("student")).num_parameters() > 100_000
