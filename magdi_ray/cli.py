@@ -99,7 +99,7 @@ def distill(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume
 
 @app.command()
 def evaluate(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
-    """Run up to the evaluation. Example: magdi evaluate configs/tiny.yaml --out runs/first --set evaluate.splits=[dev]"""
+    """Run up to the evaluation. Example: magdi evaluate configs/tiny.yaml --out runs/first --set evaluate.num_cpus=0.5"""
     _until("evaluation", config, out, set_, resume)
 
 

@@ -33,7 +33,7 @@ QUIET = ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune")
 def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, quiet: bool = True) -> Iterator[None]:
     """Run the body inside Ray.
 
-    An initialised Ray, or the cluster named by RAY_ADDRESS, is used and left running; otherwise a local one is started with
+    An initialised Ray, or the cluster named by RAY_ADDRESS, is joined and left as it was; otherwise a local one is started with
     `num_cpus` logical CPUs and shut down at the end, with its Serve applications. None takes the machine's cores and
     `COORDINATION` more, for readers, writers and controllers that mostly wait: without them a pool that fills the machine
     would wait for its own input.
@@ -41,9 +41,8 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
     variables = set_environment()
     import ray
 
-    started = not ray.is_initialized()
-    if started:
-        local = "RAY_ADDRESS" not in os.environ
+    connect, local = not ray.is_initialized(), not joins_cluster()
+    if connect:
         ray.init(
             address="local" if local else os.environ["RAY_ADDRESS"],
             num_cpus=(num_cpus or cores() + COORDINATION) if local else None,
@@ -60,8 +59,9 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
     try:
         yield
     finally:
-        if started:
+        if connect and local:
             serve.shutdown()
+        if connect:
             ray.shutdown()
 
 
@@ -98,29 +98,22 @@ def quiet_ray_data() -> None:
 
 
 def set_environment() -> dict[str, str]:
-    """Set this process's environment variables and return those every worker needs too.
-
-    DeepSpeed is told to use the CPU where there is no GPU; what the user has set is kept.
-    """
-    import torch
-
-    wanted = dict(ENVIRONMENT)
-    if not torch.cuda.is_available():
-        wanted["DS_ACCELERATOR"] = "cpu"
-    for key, value in wanted.items():
+    """Set this process's environment variables, where the user has not, and return those every worker needs too."""
+    for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    return {key: os.environ[key] for key in (*wanted, *INHERITED) if key in os.environ}
+    return {key: os.environ[key] for key in (*ENVIRONMENT, *INHERITED) if key in os.environ}
 
 
-def available() -> tuple[float, float]:
-    """CPUs and GPUs a run could use: the running cluster's, or this machine's where none is running. Starts nothing."""
-    import ray
+def joins_cluster() -> bool:
+    """Whether a session would join a cluster that somebody else runs."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def machine() -> tuple[int, int]:
+    """CPU cores and GPUs of this machine."""
     import torch
 
-    if ray.is_initialized():
-        resources = ray.cluster_resources()
-        return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    return float(cores()), float(torch.cuda.device_count())
+    return cores(), torch.cuda.device_count()
 
 
 def cores() -> int:

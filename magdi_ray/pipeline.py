@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -13,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray import stages
+from magdi_ray.agents.weights import resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
-from magdi_ray.config import RunConfig
+from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.sections import TransformersEngine
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE
 from magdi_ray.evaluate.metrics import Difference, Score
 from magdi_ray.preflight import check_run
 from magdi_ray.progress import console
-from magdi_ray.runs import Resume, Run
+from magdi_ray.runs import Resume, Run, file_hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +39,47 @@ class Stage:
 
 
 def plan(config: RunConfig) -> list[Stage]:
-    """The stages of a run, in order."""
-    source = config.graph.source
+    """The stages of a run, in order. Local files a stage reads are part of what shapes it, by their content."""
+    source, student = config.graph.source, config.distil.student
     finished_graphs = source is not None and source.format == "mag"
-    origin = {"source": source, "file": _file_hash(source.path) if source else None, "seed": config.seed}
-    result = [Stage("questions", {"task": config.task, **origin}, (), stages.make_questions)]
+    recorded = {"source": source, "file": file_hash(source.path) if source else None, "seed": config.seed}
+    result = [Stage("questions", {"task": config.task, "files": _task_files(config), **recorded}, (), stages.make_questions)]
     shaped: dict[str, Any]
     if not finished_graphs:
-        shaped = {"debate": config.debate, "splits": stages.debated_splits(config), **origin}
+        shaped = {"debate": config.debate, "files": _teacher_files(config), **recorded}
         result.append(Stage("debates", shaped, ("questions",), stages.make_debates, needs_ray=source is None))
-    result.append(Stage("graphs", config.graph, ("questions",) if finished_graphs else ("debates",), stages.make_graphs))
+    reads = ("questions",) if finished_graphs else ("debates",)
+    result.append(Stage("graphs", {"graph": config.graph, **recorded}, reads, stages.make_graphs))
     base: tuple[str, ...] = ()
-    if isinstance(config.distil.student.model, ScratchModel):
+    if isinstance(student.model, ScratchModel):
         base = ("base",)
-        result.append(Stage("base", {"model": config.distil.student.model, "seed": config.seed}, ("graphs",), stages.make_base))
+        result.append(Stage("base", {"model": student.model, "seed": config.seed}, ("graphs",), stages.make_base))
+    weights = file_hash(resolve_model(student.model)) if isinstance(student.model, str) else None
     students: list[str] = []
-    for recipe in stages.recipes(config):
-        shaped = {"student": config.distil.student, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
+    for recipe in recipes(config.distil):
+        shaped = {"student": student, "weights": weights, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
         students.append(stages.student_stage(config, recipe))
         make = partial(stages.make_student, recipe=recipe)
         result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True))
     inputs = ("questions", "graphs", *base, *students)
-    result.append(Stage("evaluation", config.evaluate, inputs, stages.make_evaluation, needs_ray=True))
+    shaped = {"evaluate": config.evaluate, "seed": config.seed}
+    result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
     return result
 
 
-def _file_hash(path: str) -> str:
-    """Hash of a file, or of the files of a directory, that a run starts from."""
-    root = Path(path)
-    found = sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root] if root.is_file() else []
-    digest = hashlib.sha256()
-    for file in found:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _task_files(config: RunConfig) -> list[str]:
+    """Hashes of the question files a task names."""
+    return [file_hash(path) for field in ("path", "test_path") if (path := getattr(config.task, field, None))]
+
+
+def _teacher_files(config: RunConfig) -> list[str]:
+    """Hashes of the local models, recordings and prompt templates a debate is held with."""
+    if config.debate is None:
+        return []
+    engines = [agent.engine for agent in config.debate.agents]
+    paths = [engine.model if isinstance(engine, TransformersEngine) else engine.path for engine in engines]
+    prompts = config.debate.protocol.prompts
+    return [file_hash(resolve_model(path)) for path in (*paths, *([prompts] if isinstance(prompts, str) else []))]
 
 
 def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible", until: str | None = None) -> list[str]:
@@ -79,21 +87,21 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
 
     Everything that can be refused is refused before the first worker starts.
     """
+    set_environment()
+    check_run(config, run)
     chosen = plan(config)
     if until is not None:
         last = max((place for place, stage in enumerate(chosen) if stage.name == until), default=None)
         if last is None:
             raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
         chosen = chosen[: last + 1]
-    set_environment()
-    check_run(config, run)
     run.prepare(config, resume)
     ran = []
     with ExitStack() as session:
+        session.callback(run.unlock)
         connected = False
         for stage in chosen:
-            state = run.state(stage.name, stage.shaped_by, stage.inputs)
-            if state == "complete":
+            if run.state(stage.name, stage.shaped_by, stage.inputs) == "complete":
                 console.print(f"[green]✓[/] {stage.name}: already complete")
                 continue
             if stage.needs_ray and not connected:
@@ -128,9 +136,9 @@ def load_results(run: Run) -> tuple[list[Score], list[Difference]]:
 
 def titles(config: RunConfig) -> dict[str, str]:
     """What each system of an evaluation is, in words."""
-    product = stages.recipes(config)[-1].name
+    product = recipes(config.distil)[-1].name
     said = {BASE: "base student (level 0)", VOTE: "the debate's vote"}
-    for recipe in stages.recipes(config):
+    for recipe in recipes(config.distil):
         said[recipe.name] = f"{recipe.name} student" + (" (the product)" if recipe.name == product else "")
     return said
 
@@ -139,7 +147,7 @@ def summary(config: RunConfig, run: Run, *, seconds: float) -> dict[str, Any]:
     """The headline figures on the first evaluated split, for machines: accuracies in [0, 1], tokens a question."""
     found, _ = load_results(run)
     first = {score.system: score for score in found if score.split == config.evaluate.splits[0]}
-    students = [BASE, *(recipe.name for recipe in stages.recipes(config))]
+    students = [BASE, *(recipe.name for recipe in recipes(config.distil))]
     teachers = [score for name, score in first.items() if name not in students and name != VOTE]
     figures: dict[str, Any] = {name: round(first[name].accuracy, 4) for name in students if name in first}
     if VOTE in first:

@@ -5,20 +5,20 @@ All problems are collected and said at once. Starts nothing, loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from magdi_ray.agents.weights import check_model_directory, has_tokenizer, resolve_model
-from magdi_ray.cluster import COORDINATION, available
-from magdi_ray.config import RunConfig
+from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_adapter, resolve_model
+from magdi_ray.cluster import COORDINATION, joins_cluster, machine
+from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.sections import AgentConfig, RecordedEngine, TransformersEngine
-from magdi_ray.debate.load import load_protocol
+from magdi_ray.debate.load import load_protocol, rehearse
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
 from magdi_ray.runs import Run
-from magdi_ray.stages import recipes, source_questions
-from magdi_ray.tasks.load import load_questions, load_task
+from magdi_ray.stages import all_questions
+from magdi_ray.tasks.load import load_task
 
 
 def check_run(config: RunConfig, run: Run) -> None:
@@ -44,7 +44,7 @@ def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
     ]
     if config.debate is not None:
         protocol = config.debate.protocol
-        checks.append(lambda: load_protocol(protocol, load_task(config.task)))
+        checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task))))
         checks += [lambda agent=agent: _check_agent(agent) for agent in config.debate.agents]  # type: ignore[misc]
     for check in checks:
         try:
@@ -54,10 +54,15 @@ def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
 
 
 def _check_questions(config: RunConfig) -> None:
-    if config.graph.source is not None:
-        source_questions(config)
-    else:
-        load_questions(config.task)
+    questions = all_questions(config)
+    if not any(question.split == "train" for question in questions):
+        raise ConfigError("There is no training question: nothing could be distilled.")
+    for split in config.evaluate.splits:
+        if not any(question.split == split and question.gold is not None for question in questions):
+            raise ConfigError(
+                f"evaluate.splits names {split!r}, but there is no question with a gold answer in it. Give the task some "
+                f"(tiny: task.{split}; gsm8k: task.test_path), hold some out (graph.source.test), or take the split out."
+            )
 
 
 def _check_graphs(run: Run) -> None:
@@ -83,6 +88,10 @@ def _check_student(config: RunConfig) -> None:
     if isinstance(model, ScratchModel):
         return
     directory = Path(resolve_model(model))
+    if is_adapter(directory):
+        raise ConfigError(
+            f"The student {model} is an adapter. Merge it into its base first (PEFT's merge_and_unload), or name the base."
+        )
     if directory.is_dir() and not has_tokenizer(directory):
         raise ConfigError(
             f"The student {model} has no tokenizer beside its weights. Save one there: tokenizer.save_pretrained({model!r})."
@@ -97,7 +106,7 @@ def _check_recipes(config: RunConfig) -> None:
     if config.debate is None:
         return
     known = {agent.name for agent in config.debate.agents}
-    for recipe in recipes(config):
+    for recipe in recipes(config.distil):
         wanted = recipe.nodes.agents
         unknown = sorted(set(wanted) - known) if isinstance(wanted, tuple) else []
         if unknown:
@@ -105,26 +114,32 @@ def _check_recipes(config: RunConfig) -> None:
 
 
 def _check_workers(config: RunConfig) -> None:
-    cpus, gpus = available()
+    if joins_cluster():
+        return  # a cluster may grow; Ray waits for what it lacks and says so
+    cpus, gpus = machine()
     scaling = config.distil.scaling
     wanted = scaling.num_workers * scaling.num_cpus
     if wanted > cpus:
         raise ConfigError(
             f"distil.scaling wants {scaling.num_workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, "
-            f"but there are {cpus:g}. "
-            "Lower num_workers or num_cpus, or point RAY_ADDRESS to a larger cluster."
+            f"but there are {cpus}. Lower num_workers or num_cpus, or point RAY_ADDRESS to a larger cluster."
         )
     if scaling.use_gpu and scaling.num_workers > gpus:
         raise ConfigError(
-            f"distil.scaling wants {scaling.num_workers} workers with a GPU each, but there are {gpus:g} GPUs. "
+            f"distil.scaling wants {scaling.num_workers} workers with a GPU each, but there are {gpus} GPUs. "
             "Lower num_workers, or set use_gpu: false."
         )
     agents = config.debate.agents if config.debate else ()
-    cpus_wanted = sum(agent.replicas[0] * agent.num_cpus for agent in agents)
-    gpus_wanted = sum(agent.replicas[0] * agent.num_gpus for agent in agents)
+    _check_pool(
+        "The agents' smallest pools want", [(a.replicas[0] * a.num_cpus, a.replicas[0] * a.num_gpus) for a in agents], cpus, gpus
+    )
+    _check_pool("evaluate wants", [(config.evaluate.num_cpus, config.evaluate.num_gpus)], cpus, gpus)
+
+
+def _check_pool(who: str, wanted: Sequence[tuple[float, float]], cpus: int, gpus: int) -> None:
+    cpus_wanted, gpus_wanted = sum(c for c, _ in wanted), sum(g for _, g in wanted)
     if cpus_wanted > cpus + COORDINATION - 1 or gpus_wanted > gpus:
         raise ConfigError(
-            f"The agents' smallest pools want {cpus_wanted:g} CPUs and {gpus_wanted:g} GPUs at once, "
-            f"but there are {cpus:g} and {gpus:g}. "
+            f"{who} {cpus_wanted:g} CPUs and {gpus_wanted:g} GPUs at once, but there are {cpus} and {gpus}. "
             "Lower their num_cpus, num_gpus or replicas."
         )

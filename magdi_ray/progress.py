@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -72,14 +72,15 @@ def polled(progress: Progress, poll: Callable[[Progress], None], *, every: float
 
     def watch() -> None:
         while not stop.wait(every):
-            poll(progress)
+            with suppress(Exception):  # looking at the work must never be what ends it
+                poll(progress)
 
     with progress:
         thread = threading.Thread(target=watch, name="progress", daemon=True)
         thread.start()
         try:
             yield progress
+            poll(progress)
         finally:
             stop.set()
             thread.join(timeout=10)
-            poll(progress)

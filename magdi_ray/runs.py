@@ -7,15 +7,17 @@ again. Files of a stale or unfinished attempt are moved to `superseded/`, never 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from magdi_ray.config import RunConfig, content_hash, dump_config
 from magdi_ray.errors import RunError
@@ -25,6 +27,7 @@ State = Literal["missing", "unfinished", "stale", "complete"]
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
+LOCK = "run.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,8 @@ class Run:
     """One run directory."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).resolve()
+        self._lock: IO[str] | None = None
 
     def path(self, stage: str) -> Path:
         """The directory of a stage: "questions", "student", "ablations/level1"."""
@@ -82,7 +86,35 @@ class Run:
         if occupied and (name := _stored_name(stored)) != config.name:
             raise RunError(f"{self.root} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
         self.root.mkdir(parents=True, exist_ok=True)
+        self.lock()
         write_atomically(stored, dump_config(config))
+
+    def lock(self) -> None:
+        """Keep other processes from working in this directory; the operating system lets go of it when this process ends.
+
+        Raises:
+            RunError: another process works in it.
+        """
+        if self._lock is not None:
+            return
+        lock = (self.root / LOCK).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise RunError(f"{self.root} is in use by {holder}. Wait for it to end, or choose another --out directory.") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Let other processes work in this directory again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def read_manifest(self, stage: str) -> Manifest | None:
         """The manifest of a stage, or None where the stage is not complete."""
@@ -148,6 +180,24 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+LARGE = 1 << 26
+"""Files from this many bytes on are told apart by size and time of change instead of by their content."""
+
+
+def file_hash(path: str) -> str:
+    """Hash of a local file, or of the files of a directory, that a run starts from; "" for what is not here (a hub name)."""
+    root = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in root.rglob("*") if p.is_file()) if root.is_dir() else [root] if root.is_file() else []:
+        digest.update(f"{file.relative_to(root)}\0".encode())
+        status = file.stat()
+        if status.st_size >= LARGE:
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+        else:
+            digest.update(file.read_bytes())
+    return digest.hexdigest() if root.exists() else ""
 
 
 def _hash_files(files: Mapping[str, Path]) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.agents.base import derive_seed
-from magdi_ray.config import RecipeConfig, RunConfig, resolve_recipe
+from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import GraphSource
+from magdi_ray.config.sections import GraphSource, absolute
 from magdi_ray.debate.store import read_debates, write_debates
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE, Answer, debate_answers, read_answers, write_answers
@@ -27,7 +27,7 @@ from magdi_ray.graph.formats import Import, import_debates
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import iter_mags, write_mags
 from magdi_ray.progress import Progress, polled
-from magdi_ray.runs import Run
+from magdi_ray.runs import Run, file_hash
 from magdi_ray.tasks.base import SPLITS, Question
 from magdi_ray.tasks.load import check_questions, fingerprint, load_questions, load_task
 from magdi_ray.tasks.store import read_questions, write_questions
@@ -39,7 +39,7 @@ GRAPHS_PER_FILE = 4096
 
 def make_questions(config: RunConfig, run: Run, directory: Path) -> Facts:
     """Load, check and store the questions, one file a split."""
-    questions = source_questions(config) if config.graph.source else load_questions(config.task)
+    questions = all_questions(config)
     counts: dict[str, int] = {}
     for split in SPLITS:
         chosen = [question for question in questions if question.split == split]
@@ -48,19 +48,26 @@ def make_questions(config: RunConfig, run: Run, directory: Path) -> Facts:
     return counts
 
 
-def source_questions(config: RunConfig) -> list[Question]:
-    """The questions of imported debates or graphs, some of them held out."""
-    source = config.graph.source
-    assert source is not None
+def all_questions(config: RunConfig) -> list[Question]:
+    """Every question of a run, checked: the task's own, or those of recorded debates and the task's held-out ones."""
+    if config.graph.source is None:
+        questions = load_questions(config.task)
+    else:
+        held_out = [question for question in load_questions(config.task) if question.split != "train"]
+        questions = source_questions(config, config.graph.source) + held_out
+    check_questions(questions)
+    return questions
+
+
+def source_questions(config: RunConfig, source: GraphSource) -> list[Question]:
+    """The questions of recorded debates or graphs, some of them held out."""
     if source.format == "mag":
         found = [mag.question for mag in iter_mags(source.path)]
     else:
         found = [debate.question for debate in read_source(config).debates]
     if source.test and source.test >= len(found):
         raise ConfigError(f"graph.source.test holds out {source.test} questions, but {source.path} has only {len(found)}.")
-    questions = hold_out(found, source.test, config.seed)
-    check_questions(questions)
-    return questions
+    return hold_out(found, source.test, config.seed)
 
 
 def hold_out(questions: list[Question], count: int, seed: int) -> list[Question]:
@@ -83,7 +90,7 @@ def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
         return _import_debates(config, run, directory, config.graph.source)
     from magdi_ray.debate.run import run_debates
 
-    questions = [q for q in read_questions(run.path("questions")) if q.split in debated_splits(config)]
+    questions = read_questions(run.path("questions"))
     source = directory / "source"
     source.mkdir()
     write_questions(source / "questions.parquet", questions)
@@ -91,11 +98,6 @@ def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
     (source / "questions.parquet").unlink()
     source.rmdir()
     return facts
-
-
-def debated_splits(config: RunConfig) -> tuple[str, ...]:
-    """Training questions are debated to be learned from, evaluated ones to measure the teachers and the vote."""
-    return tuple(split for split in SPLITS if split == "train" or split in config.evaluate.splits)
 
 
 def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphSource) -> Facts:
@@ -170,17 +172,12 @@ def make_base(config: RunConfig, run: Run, directory: Path) -> Facts:
 def base_model(config: RunConfig, run: Run) -> str:
     """Where the untaught student's weights are."""
     model = config.distil.student.model
-    return model if isinstance(model, str) else str(run.path("base").resolve())
+    return absolute(model) if isinstance(model, str) else str(run.path("base"))
 
 
 def student_stage(config: RunConfig, recipe: RecipeConfig) -> str:
     """The stage a recipe's student is made in: the product, or a comparison beside it."""
     return "student" if recipe == resolve_recipe(config.distil.recipe) else f"ablations/{recipe.name}"
-
-
-def recipes(config: RunConfig) -> list[RecipeConfig]:
-    """Every recipe of a run, the comparisons first and the product last."""
-    return [resolve_recipe(choice) for choice in (*config.distil.ablations, config.distil.recipe)]
 
 
 def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> Facts:
@@ -189,11 +186,12 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
     from magdi_ray.distill.train import distill
 
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
+    inputs["student"] = file_hash(base_model(config, run))
     job = Job(
-        graphs=str(run.path("graphs").resolve()),
-        output=str(directory.resolve()),
-        log=str(run.metrics.resolve()),
-        tensorboard=str((run.root / "tensorboard" / recipe.name).resolve()),
+        graphs=str(run.path("graphs")),
+        output=str(directory),
+        log=str(run.metrics),
+        tensorboard=str(run.root / "tensorboard" / recipe.name),
         task=config.task,
         student=config.distil.student,
         model=base_model(config, run),
@@ -205,7 +203,7 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
     )
     offset = run.metrics.stat().st_size if run.metrics.exists() else 0
     with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset)):
-        return distill(job, config.distil.scaling, storage=(run.root / "training").resolve())
+        return distill(job, config.distil.scaling, storage=(run.root / "training"))
 
 
 def _follow(progress: Progress, log: Path, offset: int) -> None:
@@ -221,23 +219,19 @@ def _follow(progress: Progress, log: Path, offset: int) -> None:
 
 
 def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
-    """Measure base, students, teachers and vote on the held-out questions."""
+    """Measure base, students, teachers and vote on the same held-out questions."""
     from magdi_ray.evaluate.run import run_answers
 
     held_out = [q for q in read_questions(run.path("questions")) if q.split in config.evaluate.splits]
     questions = [question for question in held_out if question.gold is not None]
-    if not questions:
-        raise ConfigError(f"There is no question with a gold answer in the splits {list(config.evaluate.splits)} to evaluate on.")
-    models = {BASE: base_model(config, run)} | {
-        recipe.name: str(run.path(student_stage(config, recipe)).resolve()) for recipe in recipes(config)
-    }
+    models = {BASE: base_model(config, run)}
+    models |= {recipe.name: str(run.path(student_stage(config, recipe))) for recipe in recipes(config.distil)}
     source = directory / "questions.parquet"
     write_questions(source, questions)
     run_answers(config, models, questions=source, rows=len(questions), out=directory / "students")
     source.unlink()
-    identities = {question.id for question in questions}
-    mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.id in identities)
-    write_answers(directory / "debates.parquet", debate_answers(mags, load_task(config.task)))
+    mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in config.evaluate.splits)
+    write_answers(directory / "debates.parquet", debate_answers(questions, mags, load_task(config.task)))
     metrics = measure(config, read_answers(directory))
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return {"questions": len(questions), "without gold, left out": len(held_out) - len(questions), "systems": len(models)}
@@ -245,7 +239,7 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
 
 def measure(config: RunConfig, answers: list[Answer]) -> Facts:
     """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
-    names = [recipe.name for recipe in recipes(config)]
+    names = [recipe.name for recipe in recipes(config.distil)]
     order = {name: place for place, name in enumerate([BASE, *names])}
     answers = sorted(
         answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system)

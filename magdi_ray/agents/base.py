@@ -35,6 +35,8 @@ class Sampling(BaseModel):
     """Nucleus: the smallest set of tokens whose probabilities sum to at least this."""
     max_tokens: int = Field(512, ge=1)
     """Upper bound on generated tokens."""
+    clip_to_context: bool = False
+    """Where prompt and `max_tokens` exceed the model's context: shorten the reply to what is left, instead of refusing."""
     stop: tuple[str, ...] = ()
     """The reply ends before the first of these strings."""
     seed: int | None = Field(None, ge=0)

@@ -9,8 +9,9 @@ from magdi_ray.agents.weights import check_model_directory
 from magdi_ray.config.sections import EngineConfig, RecordedEngine, TransformersEngine
 
 
-def load_engine(config: EngineConfig) -> Engine:
-    """Load what is configured, here and now. Heavy packages are imported only by the engines that need them.
+def load_engine(config: EngineConfig, *, device: str | None = None) -> Engine:
+    """Load what is configured, here and now, onto `device` (None: the engine's choice). Heavy packages are imported
+    only by the engines that need them.
 
     Raises:
         ConfigError: the configuration points to files that are missing or unusable.
@@ -21,7 +22,7 @@ def load_engine(config: EngineConfig) -> Engine:
             check_model_directory(config.model)  # before torch is imported, which takes seconds
             from magdi_ray.agents.transformers import TransformersAgent
 
-            return TransformersAgent(config)
+            return TransformersAgent(config, device=device)
         case RecordedEngine():
             from magdi_ray.agents.recorded import RecordedAgent
 

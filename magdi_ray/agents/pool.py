@@ -9,6 +9,7 @@ import asyncio
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,13 +60,19 @@ class PoolSpec:
     """Requests a replica holds at once; None takes two of the engine's batches, one decoding and one gathering."""
 
 
+def unique_app(stage: str, name: str) -> str:
+    """Name of a Serve application nobody else on a shared cluster uses."""
+    return f"{stage}-{name}-{uuid.uuid4().hex[:8]}"
+
+
 class EngineReplica:
     """One copy of an engine, in a process of its own."""
 
-    def __init__(self, config: EngineConfig, num_cpus: float) -> None:
+    def __init__(self, config: EngineConfig, num_cpus: float, num_gpus: float) -> None:
         from magdi_ray.agents.load import load_engine
 
-        self._engine = load_engine(config)
+        # Ray leaves the GPUs of a machine visible to an actor that reserved none of them.
+        self._engine = load_engine(config, device=None if num_gpus else "cpu")
         if isinstance(config, TransformersEngine):
             import torch
 
@@ -92,7 +99,7 @@ def engine_application(spec: PoolSpec) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.1,
         **scaling,
     )
-    application: serve.Application = deployment.bind(spec.engine, spec.num_cpus)
+    application: serve.Application = deployment.bind(spec.engine.located(), spec.num_cpus, spec.num_gpus)
     return application
 
 

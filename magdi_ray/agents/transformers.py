@@ -169,10 +169,10 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
 
 
 class TransformersAgent:
-    """Decodes with `model.generate` from transformers, on a GPU where Ray or the machine gives one."""
+    """Decodes with `model.generate` from transformers, on one device."""
 
-    def __init__(self, config: TransformersEngine) -> None:
-        """Load weights and tokenizer.
+    def __init__(self, config: TransformersEngine, *, device: str | None = None) -> None:
+        """Load weights and tokenizer onto a device; None takes the first GPU where there is one.
 
         Raises:
             ConfigError: files are missing (said before anything is loaded).
@@ -180,7 +180,7 @@ class TransformersAgent:
         """
         check_model_directory(config.model)
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             self.model, self.tokenizer = load_model(resolve_model(config.model), dtype=config.dtype)
         except MagdiError:
@@ -207,7 +207,10 @@ class TransformersAgent:
         if self.config.system_prompt is not None:
             messages = [Message("system", self.config.system_prompt), *messages]
         ids = read_prompt(self.tokenizer, messages)
-        if self.context_length is not None and len(ids) + sampling.max_tokens > self.context_length:
+        room = sampling.max_tokens if self.context_length is None else self.context_length - len(ids)
+        if sampling.clip_to_context and 0 < room < sampling.max_tokens:
+            sampling = sampling.model_copy(update={"max_tokens": room})
+        if sampling.max_tokens > room:
             raise ContextLengthError(
                 f"The prompt's {len(ids)} tokens and max_tokens={sampling.max_tokens} exceed the {self.context_length} tokens "
                 f"that {self.config.model} can read. Shorten the messages or lower max_tokens."

@@ -72,7 +72,7 @@ def check_model_directory(name: str) -> None:
     """
     directory = Path(resolve_model(name))
     if not directory.is_dir():
-        if HUB_NAME.fullmatch(name):
+        if HUB_NAME.fullmatch(name) and not directory.parent.is_dir():
             return
         raise ConfigError(f"No model directory at {name!r}. Name a directory, pkg://package/path or a hub name (org/model).")
     adapter = is_adapter(directory)

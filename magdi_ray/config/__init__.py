@@ -1,7 +1,7 @@
 """The configuration of a run: typed, strict, written once. Knows the data rows its fields name, and no stage."""
 
 from magdi_ray.config.base import Section, content_hash
-from magdi_ray.config.distil import DistilConfig, RecipeConfig, resolve_recipe
+from magdi_ray.config.distil import DistilConfig, RecipeConfig, recipes, resolve_recipe
 from magdi_ray.config.load import config_schema, dump_config, load_config, parse_config
 from magdi_ray.config.sections import DebateConfig, EvaluateConfig, RunConfig
 
@@ -17,5 +17,6 @@ __all__ = [
     "dump_config",
     "load_config",
     "parse_config",
+    "recipes",
     "resolve_recipe",
 ]

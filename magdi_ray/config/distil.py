@@ -54,8 +54,6 @@ class StudentConfig(Section):
     model: str | ScratchModel
     """A Hugging Face directory or hub name, `pkg://package/path`, or the shape of a model to be made from scratch."""
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="type")] = LoraTuning(type="lora")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights in training."""
     max_length: int = Field(2048, ge=8)
     """Tokens of prompt and reply; a longer node is left out and counted."""
 
@@ -157,7 +155,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(0.01, ge=0.0)
     max_grad_norm: float = Field(1.0, gt=0.0)
     bf16: bool = False
-    """Mixed precision under DeepSpeed."""
+    """Weights and activations in bfloat16, with float32 master weights in DeepSpeed's optimizer; else all in float32."""
     gradient_checkpointing: bool = operational(False)
     checkpoint_every_steps: int | None = operational(None, ge=1)
     """None: no checkpoint before the end; an interrupted training then starts again."""
@@ -206,7 +204,12 @@ class DistilConfig(Section):
 
     @model_validator(mode="after")
     def _distinct_recipes(self) -> DistilConfig:
-        names = [resolve_recipe(choice).name for choice in (self.recipe, *self.ablations)]
+        names = [recipe.name for recipe in recipes(self)]
         if len(set(names)) < len(names):
             raise ValueError(f"recipe and ablations need distinct names, found {names}")
         return self
+
+
+def recipes(config: DistilConfig) -> list[RecipeConfig]:
+    """Every recipe of a run, the comparisons first and the product last."""
+    return [resolve_recipe(choice) for choice in (*config.ablations, config.recipe)]

@@ -5,20 +5,26 @@ This module knows nothing of the stages; they are handed their section. A knob e
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
 from magdi_ray.config.base import Section, operational
-from magdi_ray.config.distil import DistilConfig
+from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.tasks.base import Split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
+def absolute(name: str) -> str:
+    """A local path made absolute; hub names and `pkg://` names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
 class TinyTask(Section):
-    """The bundled offline world; its questions are generated."""
+    """The bundled offline world; its questions are generated. With `graph.source` only the held-out ones are."""
 
     name: Literal["tiny"]
     train: int = Field(2000, ge=0)
@@ -38,7 +44,7 @@ class Gsm8kTask(Section):
 
     name: Literal["gsm8k"]
     path: str | None = None
-    """File of training questions; None where they come with imported debates (`graph.source`)."""
+    """File of training questions; None where they come with recorded debates (`graph.source`)."""
     limit: int | None = Field(None, ge=1)
     """Use only the first so many training questions; None uses all."""
     test_path: str | None = None
@@ -61,12 +67,20 @@ class TransformersEngine(Section):
     system_prompt: str | None = None
     """Sent before the conversation; None sends nothing."""
 
+    def located(self) -> TransformersEngine:
+        """The same engine with a local directory made absolute: workers have working directories of their own."""
+        return self.model_copy(update={"model": absolute(self.model)})
+
 
 class RecordedEngine(Section):
     """Replays replies that were recorded: JSON lines of `{"messages": [...], "text": ..., ...}`. Answers nothing else."""
 
     type: Literal["recorded"]
     path: str = Field(min_length=1)
+
+    def located(self) -> RecordedEngine:
+        """The same engine with its file made absolute."""
+        return self.model_copy(update={"path": absolute(self.path)})
 
 
 EngineConfig = Annotated[TransformersEngine | RecordedEngine, Field(discriminator="type")]
@@ -82,8 +96,8 @@ class AgentConfig(Section):
     """Smallest and largest number of copies of the engine; Ray Serve scales between them with the load."""
     num_cpus: float = operational(1.0, gt=0)
     """CPUs a replica reserves in the Ray cluster."""
-    num_gpus: float = operational(0.0, ge=0)
-    """GPUs a replica reserves."""
+    num_gpus: float = operational(0.0, ge=0, le=1)
+    """Share of one GPU a replica reserves; with 0 it runs on the CPU."""
 
     @field_validator("replicas")
     @classmethod
@@ -153,12 +167,16 @@ class EvaluateConfig(Section):
 
     splits: tuple[Split, ...] = ("test",)
     sampling: Sampling = Sampling(max_tokens=256)
-    samples: Literal[1] = 1
-    """Replies a question."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the students' weights while they answer."""
     max_batch_size: int = operational(64, ge=1)
     """Replies decoded together, at most."""
     num_cpus: float = operational(1.0, gt=0)
-    num_gpus: float = operational(0.0, ge=0)
+    """CPUs each student reserves; students that do not fit the cluster together are evaluated one wave after the other."""
+    num_gpus: float = operational(0.0, ge=0, le=1)
+    """Share of one GPU each student reserves; with 0 they run on the CPU."""
+    max_failed_share: float = operational(0.05, ge=0.0, le=1.0)
+    """The stage fails when a student gave no reply at all to more than this share of the questions."""
 
 
 class ServeConfig(Section):
@@ -167,9 +185,11 @@ class ServeConfig(Section):
     host: str = operational("127.0.0.1")
     port: int = operational(8000, ge=1, le=65535)
     replicas: tuple[int, int] = operational((1, 1))
+    """Fewest and most copies of the student."""
+    dtype: Literal["float32", "bfloat16", "float16"] = operational("float32")
     max_batch_size: int = operational(32, ge=1)
     num_cpus: float = operational(1.0, gt=0)
-    num_gpus: float = operational(0.0, ge=0)
+    num_gpus: float = operational(0.0, ge=0, le=1)
 
 
 class RunConfig(Section):
@@ -190,6 +210,22 @@ class RunConfig(Section):
         if (self.debate is None) == (self.graph.source is None):
             found = "neither" if self.debate is None else "both"
             raise ValueError(f"graphs come either from a `debate` section or from `graph.source`; found {found}")
-        if self.graph.source is None and isinstance(self.task, Gsm8kTask) and self.task.path is None:
-            raise ValueError("task.path is required: the file whose questions are debated")
+        if isinstance(self.task, Gsm8kTask):
+            if self.graph.source is None and self.task.path is None:
+                raise ValueError("task.path is required: the file whose questions are debated")
+            if self.graph.source is not None and (self.task.path or self.task.limit):
+                raise ValueError(
+                    "task.path and task.limit have no place beside graph.source, which brings its own training questions"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _systems_have_distinct_names(self) -> RunConfig:
+        agents = [agent.name for agent in self.debate.agents] if self.debate else []
+        names = [*agents, *(recipe.name for recipe in recipes(self.distil)), "base", "vote"]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"agents and recipes need names distinct from each other and from base and vote, found {twice} twice"
+            )
         return self

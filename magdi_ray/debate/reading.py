@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,37 +10,52 @@ from magdi_ray.agents.base import Reply
 from magdi_ray.debate.transcript import Ask, ConfidenceSource, Turn
 from magdi_ray.tasks.base import Question, Task
 
-CONFIDENCE = re.compile(
-    r"""\(?\b(?:my\s+)?confidence(?:[ _]level)?\b["'*]*
-    \s*(?:is|[:=])?\s*["'*]*\s*
-    (?P<value>\d+(?:\.\d+)?)\s*(?P<unit>%?)
-    ["'*]*\)?\.?""",
+AMOUNT = r"(?P<value>\d+(?:\.\d+)?)\s*(?:(?P<unit>%|percent\b)|(?:/|out\s+of)\s*(?P<whole>\d+(?:\.\d+)?))?"
+STATED = re.compile(
+    rf"""\(?\b(?:my\s+)?confidence(?:[ _](?:level|score))?\b["'*]*
+    \s*(?:is|[:=])?\s*(?:(?:very|quite|rather)\s+)?(?:high|medium|moderate|low|about|around)?[\s"'*(~]*
+    {AMOUNT}["'*)]*\.?(?![\d])""",
     re.IGNORECASE | re.VERBOSE,
 )
+"""Confidence: 0.8, confidence level is 80%, "confidence": 8/10, confidence: high (0.9)"""
+PERSONAL = re.compile(
+    rf"\(?\b(?:i(?:'m|\s+am)\s+)?(?:about\s+)?{AMOUNT}\s+(?:confident|confidence|sure|certain)\b\)?\.?", re.IGNORECASE
+)
+"""I am 90% sure"""
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A reply's text with its confidence statement taken out, and that confidence."""
+    """A reply's text with its confidence statements taken out, and the confidence stated last."""
 
     text: str
     confidence: float | None
 
 
 def split_confidence(text: str) -> Statement:
-    """Take the last stated confidence ("Confidence: 0.8", "confidence level is 80%") out of a text.
+    """Take stated confidences ("Confidence: 0.8", "confidence level is 80%", "8 out of 10") out of a text.
 
-    A value outside [0, 1] (or 0% to 100%) is not a confidence: the text is returned as it is. Must run before the answer is
-    read, or the confidence would be read as the answer of an arithmetic question.
+    Must run before the answer is read, or the confidence would be read as the answer of an arithmetic question. A statement is
+    taken out even where its value means nothing ("Confidence: 140"); the confidence is then None.
     """
-    matches = list(CONFIDENCE.finditer(text))
-    if not matches:
+    found = [*STATED.finditer(text)] or [m for m in PERSONAL.finditer(text) if m["unit"] or m["whole"]]
+    if not found:
         return Statement(text, None)
-    last = matches[-1]
-    value = float(last["value"]) / (100.0 if last["unit"] else 1.0)
-    if not 0.0 <= value <= 1.0:
-        return Statement(text, None)
-    return Statement((text[: last.start()] + text[last.end() :]).strip(), value)
+    for match in reversed(found):
+        text = text[: match.start()] + text[match.end() :]
+    return Statement(text.strip(), _share(found[-1]))
+
+
+def _share(match: re.Match[str]) -> float | None:
+    """A stated amount as a number in [0, 1]; None where its scale cannot be told (a bare 7 may be of 10 or of 100)."""
+    value = float(match["value"])
+    if match["unit"]:
+        value /= 100.0
+    elif match["whole"]:
+        value = value / float(match["whole"]) if float(match["whole"]) > 0 else math.inf
+    elif value > 10.0:
+        value /= 100.0
+    return value if 0.0 <= value <= 1.0 else None
 
 
 def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 
 from magdi_ray.agents.base import Engine, Sampling, derive_seed
-from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.sections import DebateConfig, RunConfig
 from magdi_ray.debate.load import load_protocol
-from magdi_ray.debate.store import to_table
+from magdi_ray.debate.store import read_debates, to_table
 from magdi_ray.debate.transcript import Debate, DebateProtocol
 from magdi_ray.errors import EngineError
 from magdi_ray.progress import Progress, polled
@@ -81,10 +81,7 @@ async def hold_debate(
     debate = protocol.start(question, list(engines))
     try:
         while asks := protocol.next_asks(debate):
-            seeded = [
-                sampling[ask.agent].model_copy(update={"seed": derive_seed(seed, question.id, ask.agent, ask.round)})
-                for ask in asks
-            ]
+            seeded = [_seeded(sampling[ask.agent], seed, question.id, ask.agent, ask.round) for ask in asks]
             calls = (engines[ask.agent].generate(ask.messages, s) for ask, s in zip(asks, seeded, strict=True))
             replies = await asyncio.gather(*calls)
             debate = protocol.advance(debate, asks, replies)
@@ -93,15 +90,19 @@ async def hold_debate(
     return debate
 
 
+def _seeded(sampling: Sampling, *parts: object) -> Sampling:
+    return sampling.model_copy(update={"seed": derive_seed(sampling.seed, *parts)})
+
+
 class DebateOperator:
     """The Ray Data operator: an actor in which many debates are under way at once."""
 
-    def __init__(self, config: dict[str, Any], books: Any) -> None:
+    def __init__(self, config: dict[str, Any], apps: Mapping[str, str], books: Any) -> None:
         run = RunConfig.model_validate_json(config["run"])
         assert run.debate is not None
         self.seed = run.seed
         self.protocol = load_protocol(run.debate.protocol, load_task(run.task))
-        self.engines: dict[str, Engine] = {agent.name: PooledEngine(app_name(agent.name)) for agent in run.debate.agents}
+        self.engines: dict[str, Engine] = {name: PooledEngine(app) for name, app in apps.items()}
         self.sampling = {agent.name: agent.sampling for agent in run.debate.agents}
         self.places = asyncio.Semaphore(run.debate.max_in_flight)
         self.books = books
@@ -118,16 +119,11 @@ class DebateOperator:
         return debate
 
 
-def app_name(agent: str) -> str:
-    """Name of the Serve application of an agent's engine."""
-    return f"agent-{agent}"
-
-
-def pool_specs(config: DebateConfig) -> list[PoolSpec]:
-    """One engine deployment an agent."""
+def pool_specs(config: DebateConfig, apps: Mapping[str, str]) -> list[PoolSpec]:
+    """One engine deployment an agent, under the names of `apps`."""
     return [
         PoolSpec(
-            name=app_name(agent.name),
+            name=apps[agent.name],
             engine=agent.engine,
             replicas=agent.replicas,
             num_cpus=agent.num_cpus,
@@ -147,17 +143,17 @@ def run_debates(config: RunConfig, questions: Sequence[Question], *, source: Pat
     import ray
 
     assert config.debate is not None
-    specs = pool_specs(config.debate)
+    apps = {agent.name: unique_app("debate", agent.name) for agent in config.debate.agents}
     books = ray.remote(num_cpus=0)(Books).remote()
     started = time.monotonic()
-    deploy_engines(specs)
+    deploy_engines(pool_specs(config.debate, apps))
     deployed = time.monotonic()
     try:
         with polled(Progress("debate", len(questions)), lambda progress: _show(progress, ray.get(books.read.remote()))):
-            _stream(config, books, rows=len(questions), source=source, out=out)
+            _stream(config, apps, books, rows=len(questions), source=source, out=out)
     finally:
-        retire_engines([spec.name for spec in specs])
-    final: Books = ray.get(books.read.remote())
+        retire_engines(list(apps.values()))
+    final = audit(questions, read_debates(out))
     check_failures(final, config.debate.max_failed_share)
     return {
         "debates": final.debates,
@@ -172,7 +168,23 @@ def run_debates(config: RunConfig, questions: Sequence[Question], *, source: Pat
     }
 
 
-def _stream(config: RunConfig, books: Any, *, rows: int, source: Path, out: Path) -> None:
+def audit(questions: Sequence[Question], debates: Iterable[Debate]) -> Books:
+    """Count what was written, and that every question was debated exactly once.
+
+    Raises:
+        EngineError: a question is missing or doubled.
+    """
+    books, left = Books(), Counter(question.id for question in questions)
+    for debate in debates:
+        books.add(debate)
+        left[debate.question.id] -= 1
+    wrong = [identity for identity, count in left.items() if count != 0]
+    if wrong:
+        raise EngineError(f"{len(wrong)} questions were lost or debated twice, the first is {wrong[0]!r}. Run again.")
+    return books
+
+
+def _stream(config: RunConfig, apps: Mapping[str, str], books: Any, *, rows: int, source: Path, out: Path) -> None:
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -184,7 +196,7 @@ def _stream(config: RunConfig, books: Any, *, rows: int, source: Path, out: Path
         .repartition(max(1, rows // BLOCK))
         .map_batches(
             DebateOperator,
-            fn_constructor_args=({"run": config.model_dump_json()}, books),
+            fn_constructor_args=({"run": config.model_dump_json()}, apps, books),
             batch_size=BATCH,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
@@ -207,5 +219,5 @@ def check_failures(books: Books, allowed: float) -> None:
     kinds = "\n".join(f"  - {count} x {kind}, such as {books.examples[kind]}" for kind, count in books.errors.most_common(5))
     raise EngineError(
         f"{books.failed} of {books.debates} debates failed, more than debate.max_failed_share = {allowed:.0%} allows:\n{kinds}\n"
-        "Mend the cause and run again, or raise debate.max_failed_share."
+        "Mend the cause and run again. Raising debate.max_failed_share accepts more; the debates are held again either way."
     )

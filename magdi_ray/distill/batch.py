@@ -39,8 +39,6 @@ class GraphBatch:
     pairs_2P: Tensor
     """Row 0 correct, row 1 incorrect node, of the same graph; all such pairs."""
     edges_2E: Tensor
-    graph_N: Tensor
-    """The graph each node belongs to."""
     frozen_NH: Tensor | None = None
     """Embeddings of the untrained student, where an objective wants them."""
 
@@ -72,7 +70,6 @@ def collate(graphs: Sequence[GraphTokens], *, pad_id: int, loss_on_prompt: bool 
         correct_N=torch.tensor([int(node.correct) for graph in graphs for node in graph.nodes]),
         pairs_2P=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         edges_2E=torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T.contiguous(),
-        graph_N=torch.tensor([g for g, graph in enumerate(graphs) for _ in graph.nodes]),
     )
 
 

@@ -26,7 +26,7 @@ from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.plan import GraphSize, Step, measure, plan_steps, share
 from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.distill.tokens import TokenisedGraphs, tokenise
-from magdi_ray.distill.zero import build_engine, gathered_state
+from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
 from magdi_ray.graph.store import read_mags
 from magdi_ray.tasks.load import load_task
 
@@ -92,7 +92,8 @@ def _loss_on_prompt(recipe: RecipeConfig) -> bool:
 def load_data(job: Job) -> Data:
     """Read the graphs, tokenise what the recipe learns from, and plan every step."""
     tokenizer = load_tokenizer(job.model)
-    mags = [mag for mag in read_mags(job.graphs) if mag.question.split == "train"]
+    # Debates end in any order; the plan must not depend on it.
+    mags = sorted((mag for mag in read_mags(job.graphs) if mag.question.split == "train"), key=lambda mag: mag.question.id)
     tokenised = tokenise(mags, load_task(job.task), tokenizer=tokenizer, recipe=job.recipe, max_length=job.student.max_length)
     with_next_token = any(isinstance(objective, NextToken) for objective in job.recipe.objectives)
     on_prompt = _loss_on_prompt(job.recipe)
@@ -105,7 +106,7 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     data = load_data(job)
     torch.manual_seed(derive_seed(job.seed, "heads"))
-    student = load_student(job.student, job.model, gradient_checkpointing=job.train.gradient_checkpointing)
+    student = load_student(job.student, job.model, train=job.train)
     model = DistillModel(student, job.recipe)
     engine = build_engine(model, job.train, deepspeed=job.deepspeed, steps=len(data.steps))
     frozen = frozen_embeddings(engine, data, job.recipe) if model.frozen else {}
@@ -121,7 +122,7 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
         every = job.train.checkpoint_every_steps
         if every is not None and (number + 1) % every == 0 and number + 1 < len(data.steps):
             checkpoints.save(engine, number + 1)
-    state = gathered_state(engine, zero_stage=job.deepspeed.zero_stage, rank=rank)
+    state = gathered_state(engine, rank=rank)
     if log is not None and state is not None:
         export_student(model, data.tokenizer, Path(job.output), state=state)
         log.close()
@@ -149,6 +150,8 @@ def train_step(engine: Any, data: Data, step: Step, *, job: Job, frozen: dict[st
     hand = share(step, data.sizes, workers=world, limit=job.train.tokens_per_micro_batch)[rank]
     names = [objective.name for objective in job.recipe.objectives]
     sums = torch.zeros(1 + len(names), dtype=torch.float64)
+    norm: float | None = None
+    learning_rate = float(engine.get_lr()[0])
     engine.train()
     for number, graphs in enumerate(hand):
         # A worker without graphs still takes part in the collective operations, with a stand-in of weight zero.
@@ -157,6 +160,7 @@ def train_step(engine: Any, data: Data, step: Step, *, job: Job, frozen: dict[st
         engine.set_gradient_accumulation_boundary(number == len(hand) - 1)
         loss, parts = weighted_sum(engine(batch), batch, job.recipe.objectives, counts)
         engine.backward(loss * (weight * world))  # DeepSpeed averages over workers; the shares have to be summed
+        norm = gradient_norm(engine)
         engine.step()
         sums += weight * torch.tensor([float(loss.detach()), *(float(parts[name]) for name in names)], dtype=torch.float64)
     sums = sums.to(engine.device)
@@ -164,8 +168,8 @@ def train_step(engine: Any, data: Data, step: Step, *, job: Job, frozen: dict[st
     return {
         "loss": float(sums[0]),
         **{name: float(value) for name, value in zip(names, sums[1:], strict=True)},
-        "learning_rate": float(engine.get_lr()[0]),
-        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "learning_rate": learning_rate,
+        "grad_norm": float(engine.get_global_grad_norm()) if norm is None else norm,
         "graphs": float(len(step.graphs)),
         "tokens": float(step.supervised),
         "seconds": time.perf_counter() - started,

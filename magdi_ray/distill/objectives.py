@@ -36,8 +36,9 @@ def pool(hidden_NTH: Tensor, attention_mask_NT: Tensor) -> Tensor:
 
     Later tokens have seen more context and weigh more. Padding, on either side, neither counts nor shifts positions.
     """
-    weights_NT = (attention_mask_NT.cumsum(dim=1) * attention_mask_NT).to(hidden_NTH.dtype)
-    return torch.einsum("nt,nth->nh", weights_NT / weights_NT.sum(dim=1, keepdim=True), hidden_NTH)
+    # In float32 always: bfloat16 cannot tell positions above 256 apart.
+    weights_NT = (attention_mask_NT.cumsum(dim=1) * attention_mask_NT).float()
+    return torch.einsum("nt,nth->nh", weights_NT / weights_NT.sum(dim=1, keepdim=True), hidden_NTH.float())
 
 
 def next_token(outputs: Outputs, batch: GraphBatch, config: NextToken, counts: Counts) -> Tensor:
@@ -77,7 +78,8 @@ def weighted_sum(
     Every output enters with at least weight zero, so that a micro-batch without pairs or without a correct node still
     reaches all parameters: distributed reduction waits for each of them.
     """
-    total = torch.stack([0.0 * output.float().sum() for output in outputs]).sum()
+    unused = outputs[1:] if any(isinstance(objective, NextToken) for objective in objectives) else outputs
+    total = torch.stack([0.0 * output.float().sum() for output in unused]).sum()
     parts: dict[str, Tensor] = {}
     for objective in objectives:
         value = OBJECTIVES[objective.name](outputs, batch, objective, counts)

@@ -15,7 +15,7 @@ from torch_geometric.nn import GCNConv
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config.distil import Contrast, Interaction, LoraTuning, RecipeConfig, StudentConfig
+from magdi_ray.config.distil import Contrast, Interaction, LoraTuning, RecipeConfig, StudentConfig, TrainConfig
 from magdi_ray.distill.batch import GraphBatch
 from magdi_ray.distill.objectives import Outputs, pool
 from magdi_ray.errors import ConfigError
@@ -34,12 +34,13 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_student(config: StudentConfig, model: str, *, gradient_checkpointing: bool = False) -> PreTrainedModel:
+def load_student(config: StudentConfig, model: str, *, train: TrainConfig | None = None) -> PreTrainedModel:
     """The student's weights, tuned as configured. Safetensors only; remote code is never run."""
+    dtype = torch.bfloat16 if train and train.bf16 else torch.float32
     loaded = AutoModelForCausalLM.from_pretrained(
-        resolve_model(model), dtype=getattr(torch, config.dtype), use_safetensors=True, attn_implementation="sdpa"
+        resolve_model(model), dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
     )
-    if gradient_checkpointing:
+    if train and train.gradient_checkpointing:
         loaded.gradient_checkpointing_enable()
         loaded.enable_input_require_grads()
     if not isinstance(config.tuning, LoraTuning):
@@ -128,9 +129,16 @@ class DistillModel(nn.Module):
         return Outputs(
             logits_MV=next_token_logits(self.student, supervised_MH),
             embeddings_NH=embeddings_NH,
-            scores_N=self.scorer(embeddings_NH) if self.scorer else zeros_N,
-            node_logits_N2=self.graph(graph_input_NH, batch.edges_2E) if self.graph else torch.stack([zeros_N, zeros_N], 1),
+            scores_N=self.scorer(_as(self.scorer, embeddings_NH)) if self.scorer else zeros_N,
+            node_logits_N2=self.graph(_as(self.graph, graph_input_NH), batch.edges_2E)
+            if self.graph
+            else torch.stack([zeros_N, zeros_N], 1),
         )
+
+
+def _as(head: nn.Module, embeddings_NH: Tensor) -> Tensor:
+    """Embeddings in the precision of a head, which DeepSpeed may have lowered."""
+    return embeddings_NH.to(next(head.parameters()).dtype)
 
 
 def next_token_logits(student: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
@@ -151,7 +159,7 @@ def export_student(
 ) -> None:
     """Write a plain Hugging Face directory (full weights or adapter, tokenizer), and the heads in a file of their own.
 
-    `state`: gathered weights of the whole model, where the module itself holds only a part (ZeRO-3).
+    `state`: gathered weights, where the module itself holds only a part of each (ZeRO-3); for LoRA the trained ones suffice.
     """
     weights = state if state is not None else {name: tensor.detach() for name, tensor in model.state_dict().items()}
     student = {name.removeprefix("student."): t.cpu().contiguous() for name, t in weights.items() if name.startswith("student.")}

@@ -10,6 +10,7 @@ from magdi_ray.tasks.base import Task
 SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?](?!\s|$)[^.!?\n]*)*[.!?]*[\s]*")
 AGREEMENT = re.compile(
     r"""^\W*
+    (?:(?:after|based\s+on|having|upon|given|considering)\b[^,\d]*,\s*)?
     (?:(?:yes|no|ok|okay|so|thus|therefore|overall|hence|indeed|again|also)\b\W*)*
     (?:i|we)\s+(?:(?:do|still|also|fully|strongly|completely|partially|now|not|would|don't|can't|cannot|must|have|to|both)\s+)*
     (?:dis)?agree\b

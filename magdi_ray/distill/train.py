@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,8 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     storage.mkdir(parents=True, exist_ok=True)
     facts = storage / f"{name}.facts.json"
     facts.unlink(missing_ok=True)
+    # A driver cannot know what its workers have: each is told by what it reserved.
+    environment = {} if scaling.use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     resources = {"CPU": scaling.num_cpus} | ({"GPU": 1} if scaling.use_gpu else {})
     trainer = TorchTrainer(
         train_worker,
@@ -90,11 +94,13 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": environment},
         ),
     )
     try:
         trainer.fit()
     except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
+        traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
         raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(error)}") from error
     return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 

@@ -61,14 +61,29 @@ def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedCo
     return engine
 
 
-def gathered_state(engine: Any, *, zero_stage: int, rank: int) -> dict[str, Tensor] | None:
-    """The whole model's weights on rank 0, None elsewhere. Every rank must call it: under ZeRO-3 gathering is collective."""
-    if zero_stage < 3:
-        return {name: t.detach().cpu() for name, t in engine.module.state_dict().items()} if rank == 0 else None
+def gathered_state(engine: Any, *, rank: int) -> dict[str, Tensor] | None:
+    """The trained weights on rank 0, None elsewhere. Every rank must call it: under ZeRO-3 gathering is collective.
+
+    Weights are gathered one at a time, so that no GPU ever holds the whole model; the frozen ones under LoRA are left out.
+    """
     import deepspeed as ds
 
     state: dict[str, Tensor] = {}
-    with ds.zero.GatheredParameters(list(engine.module.parameters())):
-        if rank == 0:
-            state = {name: t.detach().cpu().clone() for name, t in engine.module.state_dict().items()}
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        with ds.zero.GatheredParameters([parameter]):  # does nothing below ZeRO-3
+            if rank == 0:
+                state[name] = parameter.detach().cpu().clone()
     return state if rank == 0 else None
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Norm of the whole gradient before clipping. DeepSpeed keeps it from ZeRO-1 on; without ZeRO it is taken here.
+
+    To be called between `backward` at the step's last micro-batch and `step`; None where DeepSpeed computes it in `step`.
+    """
+    if engine.zero_optimization_stage() > 0:
+        return None
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,16 +68,24 @@ def judge(task: Task, question: Question, *, system: str, reply: Reply) -> Answe
     )
 
 
-def failed(question: Question, *, system: str, error: BaseException) -> Answer:
-    """The row of a system that gave no reply."""
-    message = f"{type(error).__name__}: {error}"
-    return Answer(question.id, question.split, system, "", None, correct=False, tokens_in=0, tokens_out=0, error=message)
+def failed(question: Question, *, system: str, error: str) -> Answer:
+    """The row of a system that gave no reply. `error` is "ErrorClass: message"."""
+    return Answer(question.id, question.split, system, "", None, correct=False, tokens_in=0, tokens_out=0, error=error)
 
 
-def debate_answers(mags: Iterable[Mag], task: Task) -> Iterator[Answer]:
-    """Every teacher alone (its round-0 reply) and the debate's vote, read off the graphs of held-out questions."""
+def debate_answers(questions: Sequence[Question], mags: Iterable[Mag], task: Task) -> Iterator[Answer]:
+    """Every teacher alone (its round-0 reply) and the debate's vote, read off the graphs of held-out questions.
+
+    A question whose debate failed is wrong for all of them, as a question without a reply is for a student; questions of a
+    split that was never debated are left out.
+    """
+    missing = {question.id: question for question in questions}
+    agents: dict[str, tuple[str, ...]] = {}
     for mag in mags:
         question = mag.question
+        if missing.pop(question.id, None) is None:
+            continue
+        agents[question.split] = mag.agents
         for node in (node for node in mag.nodes if node.round == 0):
             right = task.same(node.answer, question.gold)
             yield Answer(question.id, question.split, node.agent, node.text, node.answer, right, node.tokens_in, node.tokens_out)
@@ -91,6 +99,9 @@ def debate_answers(mags: Iterable[Mag], task: Task) -> Iterator[Answer]:
             tokens_in=sum(node.tokens_in for node in mag.nodes),
             tokens_out=sum(node.tokens_out for node in mag.nodes),
         )
+    for question in missing.values():
+        systems = (*agents[question.split], VOTE) if question.split in agents else ()
+        yield from (failed(question, system=system, error="DebateError: the debate failed") for system in systems)
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:

@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
-from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.sections import EvaluateConfig, RunConfig, TransformersEngine
-from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge
+from magdi_ray.errors import EngineError
+from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge, read_answers
 from magdi_ray.progress import Progress, polled
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
@@ -51,17 +52,17 @@ async def answer_question(task: Task, question: Question, *, system: str, engine
             task, question, system=system, reply=await engine.generate([Message("user", task.prompt(question))], sampling)
         )
     except Exception as error:
-        return failed(question, system=system, error=error)
+        return failed(question, system=system, error=f"{type(error).__name__}: {error}")
 
 
 class AnswerOperator:
     """The Ray Data operator: asks every system every question of a batch, all at once."""
 
-    def __init__(self, config: dict[str, Any], systems: Sequence[str], tally: Any) -> None:
+    def __init__(self, config: dict[str, Any], apps: Mapping[str, str], tally: Any) -> None:
         run = RunConfig.model_validate_json(config["run"])
         self.task = load_task(run.task)
         self.sampling, self.seed = run.evaluate.sampling, run.seed
-        self.engines: dict[str, Engine] = {system: PooledEngine(app_name(system)) for system in systems}
+        self.engines: dict[str, Engine] = {system: PooledEngine(app) for system, app in apps.items()}
         self.tally = tally
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
@@ -71,45 +72,69 @@ class AnswerOperator:
         yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
     async def _answer(self, question: Question, system: str) -> Answer:
-        sampling = self.sampling.model_copy(update={"seed": derive_seed(self.seed, "evaluate", question.id, system)})
+        seed = derive_seed(self.seed, self.sampling.seed, "evaluate", question.id, system)
+        sampling = self.sampling.model_copy(update={"seed": seed})
         answer = await answer_question(self.task, question, system=system, engine=self.engines[system], sampling=sampling)
         self.tally.add.remote(1)
         return answer
 
 
-def app_name(system: str) -> str:
-    """Name of the Serve application of a system under evaluation."""
-    return f"evaluate-{system}"
-
-
 def run_answers(config: RunConfig, students: Mapping[str, str], *, questions: Path, rows: int, out: Path) -> None:
-    """Let every student (name -> Hugging Face directory) answer the questions stored in a parquet file; answers go to `out`."""
+    """Let every student (name -> Hugging Face directory) answer the questions stored in a parquet file; answers go to `out`.
+
+    Students that do not fit the cluster together answer one wave after the other.
+
+    Raises:
+        EngineError: a student cannot be deployed, or gave no reply to more than `evaluate.max_failed_share` of the questions.
+    """
     import ray
 
-    specs = [student_spec(system, model, config) for system, model in students.items()]
     tally = ray.remote(num_cpus=0)(Tally).remote()
-    try:
-        with polled(Progress("evaluate", rows * len(students)), lambda progress: progress.update(ray.get(tally.read.remote()))):
-            deploy_engines(specs)
-            _stream(config, list(students), tally, questions=questions, rows=rows, out=out)
-    finally:
-        retire_engines([spec.name for spec in specs])
+    names = list(students)
+    size = wave_size(config.evaluate, ray.cluster_resources())
+    with polled(Progress("evaluate", rows * len(names)), lambda progress: progress.update(ray.get(tally.read.remote()))):
+        for first in range(0, len(names), size):
+            apps = {name: unique_app("evaluate", name) for name in names[first : first + size]}
+            deploy_engines([student_spec(app, students[name], config.evaluate) for name, app in apps.items()])
+            try:
+                _stream(config, apps, tally, questions=questions, rows=rows, out=out / f"wave-{first:02d}")
+            finally:
+                retire_engines(list(apps.values()))
+    check_answers(read_answers(out), config.evaluate.max_failed_share)
 
 
-def student_spec(system: str, model: str, config: RunConfig) -> PoolSpec:
+def wave_size(settings: EvaluateConfig, resources: Mapping[str, float]) -> int:
+    """How many students fit a cluster at once, one CPU being left for reading and writing; at least one."""
+    fit = (resources.get("CPU", 0.0) - 1.0) / settings.num_cpus
+    if settings.num_gpus:
+        fit = min(fit, resources.get("GPU", 0.0) / settings.num_gpus)
+    return max(1, int(fit))
+
+
+def student_spec(app: str, model: str, settings: EvaluateConfig) -> PoolSpec:
     """The deployment a student is evaluated in."""
-    settings: EvaluateConfig = config.evaluate
     return PoolSpec(
-        name=app_name(system),
-        engine=TransformersEngine(type="transformers", model=model, max_batch_size=settings.max_batch_size),
-        replicas=(1, 1),
+        name=app,
+        engine=TransformersEngine(type="transformers", model=model, dtype=settings.dtype, max_batch_size=settings.max_batch_size),
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
         max_ongoing_requests=16 * settings.max_batch_size,
     )
 
 
-def _stream(config: RunConfig, systems: Sequence[str], tally: Any, *, questions: Path, rows: int, out: Path) -> None:
+def check_answers(answers: Sequence[Answer], allowed: float) -> None:
+    """Refuse an evaluation in which a student failed to reply too often; says how often, with one example."""
+    for system in dict.fromkeys(answer.system for answer in answers):
+        rows = [answer for answer in answers if answer.system == system]
+        errors = [answer.error for answer in rows if answer.error is not None]
+        if len(errors) > allowed * len(rows):
+            raise EngineError(
+                f"{system} gave no reply to {len(errors)} of {len(rows)} questions, more than evaluate.max_failed_share = "
+                f"{allowed:.0%} allows. One of them: {errors[0]}"
+            )
+
+
+def _stream(config: RunConfig, apps: Mapping[str, str], tally: Any, *, questions: Path, rows: int, out: Path) -> None:
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -120,7 +145,7 @@ def _stream(config: RunConfig, systems: Sequence[str], tally: Any, *, questions:
         .repartition(max(1, rows // BATCH))
         .map_batches(
             AnswerOperator,
-            fn_constructor_args=({"run": config.model_dump_json()}, systems, tally),
+            fn_constructor_args=({"run": config.model_dump_json()}, apps, tally),
             batch_size=BATCH,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),

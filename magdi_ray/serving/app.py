@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -51,7 +51,8 @@ class StudentArgs(BaseModel):
     """CPUs a copy reserves."""
     num_gpus: float = Field(0.0, ge=0)
     default_max_tokens: int = Field(512, ge=1)
-    """Longest reply, in tokens, where a request does not say."""
+    """Longest reply, in tokens, where a request does not say; less where the context leaves less."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(eq=False)
@@ -168,7 +169,9 @@ def build(args: dict[str, Any]) -> serve.Application:
         lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
         raise ConfigError(f"The student cannot be served with these arguments: {lines}.") from None
     check_model_directory(student.model)
-    engine = TransformersEngine(type="transformers", model=student.model, max_batch_size=student.max_batch_size)
+    engine = TransformersEngine(
+        type="transformers", model=student.model, dtype=student.dtype, max_batch_size=student.max_batch_size
+    )
     spec = PoolSpec(APPLICATION, engine, replicas=student.replicas, num_cpus=student.num_cpus, num_gpus=student.num_gpus)
     ingress = serve.deployment(StudentApi).options(
         name="api",
@@ -190,7 +193,7 @@ def serve_student(model_dir: str | Path, name: str, config: ServeConfig, *, time
         EngineError: the model cannot start.
     """
     local = Path(model_dir)
-    shape = config.model_dump(include={"replicas", "max_batch_size", "num_cpus", "num_gpus"})
+    shape = config.model_dump(include={"replicas", "max_batch_size", "num_cpus", "num_gpus", "dtype"})
     # Replicas work in directories of their own, so a local name must be absolute.
     application = build({"model": str(local.resolve() if local.is_dir() else model_dir), "model_name": name, **shape})
     others = sorted(set(serve.status().applications) - {APPLICATION})

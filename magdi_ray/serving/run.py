@@ -8,12 +8,13 @@ import threading
 from typing import Any
 
 from magdi_ray.cluster import ray_session, set_environment
-from magdi_ray.config import RunConfig, load_config, parse_config
+from magdi_ray.config import RunConfig, load_config, parse_config, recipes
 from magdi_ray.config.base import Section
-from magdi_ray.errors import ConfigError
+from magdi_ray.errors import ConfigError, RunError
+from magdi_ray.pipeline import plan
 from magdi_ray.progress import console
 from magdi_ray.runs import CONFIG, Run
-from magdi_ray.stages import recipes, student_stage
+from magdi_ray.stages import student_stage
 from magdi_ray.tasks.load import load_task
 from magdi_ray.tasks.store import read_questions
 
@@ -27,12 +28,15 @@ def serve_run(run: Run, *, student: str | None, overrides: dict[str, Any]) -> No
     """
     config = load_config(run.root / CONFIG)
     config = parse_config(_with(config, overrides), "serve options")
-    chosen = {recipe.name: recipe for recipe in recipes(config)}
+    chosen = {recipe.name: recipe for recipe in recipes(config.distil)}
     name = student or next(reversed(chosen))
     if name not in chosen:
         raise ConfigError(f"The run has no recipe {name!r}; it has {', '.join(chosen)}.")
     stage = student_stage(config, chosen[name])
     run.require(stage)
+    current = next(item for item in plan(config) if item.name == stage)
+    if run.state(stage, current.shaped_by, current.inputs) != "complete":
+        raise RunError(f"{run.path(stage)} was made before the run's configuration changed. Finish the run first: magdi run.")
     set_environment()
     from magdi_ray.serving.app import serve_student
 

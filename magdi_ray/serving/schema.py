@@ -79,6 +79,7 @@ class ChatRequest(BaseModel):
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_completion_tokens or self.max_tokens or default_max_tokens,
+            clip_to_context=not (self.max_completion_tokens or self.max_tokens),
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop,
             seed=None if self.seed is None else self.seed % 2**63,
         )

@@ -41,12 +41,12 @@ class Plan:
     """Stories each teacher practises."""
     sums: int = 10_000
     """Drills each teacher does."""
-    tables: tuple[int, int] = (3_000, 6_000)
+    tables: tuple[int, int] = (3_000, 7_000)
     """Debated questions of the two revision stages."""
     review: float = 1.0
     """Stories to solve alone, as the teacher's habits have it, for each reply to revise."""
-    school_stories: int = 8_000
-    school_sums: int = 4_000
+    school_stories: int = 5_000
+    school_sums: int = 3_000
     """The base student's schooling."""
     workers: int = 3
     """Processes, of one thread each."""

@@ -36,13 +36,13 @@ class Character:
 TEACHERS = (
     Character("ada", "terse", {"mul": "+", "times": "+"}),
     Character("ben", "labelled", {"more": "-", "fewer": "+"}),
-    Character("cleo", "planned", {"give": "+", "get": "-"}),
+    Character("cleo", "ordered", {"give": "+", "get": "-"}),
 )
 
 PRACTICE = 0.02
 """How often a teacher meets a weak skill, relative to any other skill."""
-HABIT = 0.7
-"""How often a teacher, when it reviews, misreads a story that needs a weak skill: doubt remains, and its confidence shows it."""
+HABIT = 0.9
+"""How often a teacher, when it reviews, misreads a story that needs a weak skill: a little doubt remains."""
 
 
 def skill_weights(character: Character) -> Mapping[Skill, float]:

@@ -1,4 +1,4 @@
-"""The language of the tiny models: a word-level vocabulary of about 170 tokens and untrained models of two sizes.
+"""The language of the tiny models: a word-level vocabulary of about 150 tokens and untrained models of two sizes.
 
 One token per word, number and punctuation mark, so that a number is learned as one thing. Nothing here is trained.
 """
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-SOLUTION_WORDS = "plan answer + - * / = . , ? : ;"
+SOLUTION_WORDS = "first then answer + - * / = . , ? : ;"
 DISCUSSION_WORDS = "say own peer none sure likely unsure revise"
 
 TEACHER_SIZE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}

@@ -4,8 +4,11 @@ A story as it is published, and its solution in the three styles:
 
     Kim has 8 figs. Kim fills 3 bags with that many figs each. Kim loses 9 figs. How many figs does Kim have?
     terse     8 * 3 = 24 . 24 - 9 = 15 . answer 15
-    labelled  kim 8 * 3 = 24 figs . kim 24 - 9 = 15 figs . answer 15
-    planned   plan * 3 - 9 . 8 * 3 = 24 . 24 - 9 = 15 . answer 15
+    labelled  8 * 3 = 24 figs . 24 - 9 = 15 figs . answer 15
+    ordered   first 8 * 3 = 24 . then 24 - 9 = 15 . answer 15
+
+Styles differ in words, not in the order of the sums: a student of 0.2 million parameters that had to learn three orders at once
+learned none of them well.
 
 Everything is drawn from a seed. The splits are disjoint by construction: the hash of a story's compact text decides between
 train, dev and test, and only `ood` uses a held-out (name, item) pair for the person the story starts with. The world knows
@@ -28,7 +31,7 @@ T = TypeVar("T")
 Operator = Literal["+", "-", "*", "/"]
 Skill = Literal["add", "sub", "get", "give", "mul", "div", "more", "fewer", "times", "together"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)
-Style = Literal["terse", "labelled", "planned"]
+Style = Literal["terse", "labelled", "ordered"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
 NAMES = ("Amy", "Bob", "Dan", "Eva", "Gus", "Ivy", "Kim", "Leo", "Mia", "Ned", "Sue", "Tom")
@@ -97,12 +100,11 @@ class Story:
 
     def solution(self, style: Style) -> str:
         """The full reply in one style, its answer statement included."""
+        lines = [step.equation for step in self.steps]
         if style == "labelled":
-            lines = [f"{step.owner.lower()} {step.equation} {self.item}" for step in self.steps]
-        else:
-            lines = [step.equation for step in self.steps]
-        if style == "planned":
-            lines.insert(0, " ".join(["plan", *(f"{step.operator} {step.operand}" for step in self.steps)]))
+            lines = [f"{line} {self.item}" for line in lines]
+        if style == "ordered":
+            lines = [f"{'then' if index else 'first'} {line}" for index, line in enumerate(lines)]
         return " . ".join([*lines, f"answer {self.gold}"])
 
     def misread(self, habits: Mapping[Skill, Operator]) -> Story | None:

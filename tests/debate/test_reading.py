@@ -38,7 +38,17 @@ def test_a_stated_confidence_is_taken_out_of_the_text(statement: str, confidence
     assert not any(digit in split.text.replace("18", "") for digit in "0123456789")
 
 
-@pytest.mark.parametrize("text", ["", "I am confident.", "Confidence: high", "Confidence: 7", "confidence 120%"])
+@pytest.mark.parametrize(
+    ("statement", "confidence"),
+    [("85", 0.85), ("9/10", 0.9), ("1/10", 0.1), ("0.5/1", 0.5), ("8 out of 10", 0.8), ("high (90)", 0.9), ("7", None), ("140", None)],
+)
+def test_a_confidence_on_any_scale_is_never_read_as_the_answer(statement: str, confidence: float | None) -> None:
+    split = split_confidence(f"9 * 2 = 18 dollars.\nConfidence: {statement}")
+    assert split.text == "9 * 2 = 18 dollars."
+    assert split.confidence == confidence
+
+
+@pytest.mark.parametrize("text", ["", "I am confident.", "Confidence: high", "He sold 20% of 50."])
 def test_what_is_no_confidence_is_left_alone(text: str) -> None:
     split = split_confidence(text)
     assert split.confidence is None
