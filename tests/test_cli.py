@@ -93,7 +93,10 @@ def test_a_student_without_a_tokenizer_is_refused(refused: Refused, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("override", "found"),
-    [("distil.scaling.num_workers=4096", "4096 workers"), ("distil.scaling={num_workers: 900, use_gpu: true, num_cpus: 0.001}", "GPUs")],
+    [
+        ("distil.scaling.num_workers=4096", "4096 workers"),
+        ("distil.scaling={num_workers: 900, use_gpu: true, num_cpus: 0.001}", "GPUs"),
+    ],
 )
 def test_more_workers_than_the_machine_holds_are_refused(refused: Refused, tmp_path: Path, override: str, found: str) -> None:
     assert found in refused("run", TINY, "--out", tmp_path, "--set", override)
@@ -114,7 +117,16 @@ def test_a_prompt_template_that_is_not_jinja_is_refused(refused: Refused, tmp_pa
 
 
 def test_several_problems_are_said_at_once(refused: Refused, tmp_path: Path) -> None:
-    said = refused("run", TINY, "--out", tmp_path, "--set", "distil.scaling.num_workers=4096", "--set", "debate.agents.0.engine.model=/nowhere")
+    said = refused(
+        "run",
+        TINY,
+        "--out",
+        tmp_path,
+        "--set",
+        "distil.scaling.num_workers=4096",
+        "--set",
+        "debate.agents.0.engine.model=/nowhere",
+    )
     assert "4096 workers" in said
     assert "Agent 'ada'" in said
 
@@ -130,14 +142,26 @@ def test_serving_a_run_that_is_not_there_says_so(refused: Refused, tmp_path: Pat
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (["run"], ["debate"], ["distill"], ["evaluate"], ["serve"], ["graph", "import"], ["graph", "show"], ["graph", "stats"], ["tiny", "build"]):
+    for verb in (
+        ["run"],
+        ["debate"],
+        ["distill"],
+        ["evaluate"],
+        ["serve"],
+        ["graph", "import"],
+        ["graph", "show"],
+        ["graph", "stats"],
+        ["tiny", "build"],
+    ):
         with pytest.raises(SystemExit) as stopped:
             cli.main([*verb, "--help"])
         assert stopped.value.code == 0
         assert f"Example: magdi {' '.join(verb)}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_recorded_debates_are_imported_shown_and_counted(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recorded_debates_are_imported_shown_and_counted(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source, out = data_dir / "debates" / "du_gsm" / "gsm_3_2_100.json", tmp_path / "graphs.parquet"
     for arguments in (["graph", "import", str(source), "--format", "society", "--out", str(out)], ["graph", "stats", str(out)]):
         with pytest.raises(SystemExit) as stopped:

@@ -28,10 +28,11 @@ ALLOWED = {
 }
 
 PURE = (
-    "tasks", "debate/transcript.py", "debate/reading.py", "debate/reconcile.py", "debate/vote.py", "debate/store.py", "graph",
-    "distill/text.py", "distill/tokens.py", "distill/plan.py", "distill/batch.py", "distill/objectives.py", "distill/student.py",
-    "distill/scratch.py", "distill/zero.py", "distill/loop.py", "evaluate/answers.py", "evaluate/metrics.py", "config", "runs.py", "tiny",
-)  # fmt: skip
+    *("config", "runs.py", "tasks", "graph", "tiny"),
+    *(f"debate/{name}.py" for name in ("transcript", "reading", "reconcile", "vote", "store")),
+    *(f"distill/{name}.py" for name in ("text", "tokens", "plan", "batch", "objectives", "student", "scratch", "zero", "loop")),
+    *(f"evaluate/{name}.py" for name in ("answers", "metrics")),
+)
 
 
 def imports(path: Path) -> Iterator[str]:

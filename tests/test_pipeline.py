@@ -27,7 +27,14 @@ from magdi_ray.tasks.load import load_questions, load_task
 pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parent.parent
-SMALL = ("task.train=80", "task.test=24", "task.ood=0", "evaluate.splits=[test]", "distil.ablations=[]", "distil.train.max_steps=20")
+SMALL = (
+    "task.train=80",
+    "task.test=24",
+    "task.ood=0",
+    "evaluate.splits=[test]",
+    "distil.ablations=[]",
+    "distil.train.max_steps=20",
+)
 SMALL += ("distil.scaling={num_workers: 1}", "distil.train.checkpoint_every_steps=5")
 
 
@@ -71,7 +78,9 @@ def test_running_again_does_nothing(finished: tuple[RunConfig, Run, list[str]]) 
     assert run_pipeline(config, run) == []
 
 
-def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else(finished: tuple[RunConfig, Run, list[str]]) -> None:
+def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else(
+    finished: tuple[RunConfig, Run, list[str]],
+) -> None:
     _, run, _ = finished
     recipe = "distil.recipe={name: level4, objectives: [{name: next_token}, {name: contrast, weight: 0.5}]}"
     changed = load_config(ROOT / "configs" / "tiny.yaml", [*SMALL, recipe])
@@ -84,7 +93,9 @@ def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else
 def magdi(*arguments: str) -> subprocess.Popen[bytes]:
     """The command line in a process group of its own."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([sys.executable, "-m", "magdi_ray.cli", *arguments], start_new_session=True, cwd=ROOT, env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "magdi_ray.cli", *arguments], start_new_session=True, cwd=ROOT, env=environment
+    )
 
 
 def wait_for_step(log: Path, step: int, process: subprocess.Popen[bytes]) -> None:
@@ -150,7 +161,9 @@ def ask(url: str, prompt: str) -> dict[str, Any]:
     return httpx.post(f"{url}/chat/completions", json=body, timeout=60).raise_for_status().json()  # type: ignore[no-any-return]
 
 
-def test_the_served_student_answers_as_it_did_in_the_evaluation(finished: tuple[RunConfig, Run, list[str]], endpoint: str) -> None:
+def test_the_served_student_answers_as_it_did_in_the_evaluation(
+    finished: tuple[RunConfig, Run, list[str]], endpoint: str
+) -> None:
     config, run, _ = finished
     task, questions = load_task(config.task), {q.id: q for q in load_questions(config.task)}
     evaluated = [answer for answer in read_answers(run.path("evaluation")) if answer.system == "level4"]
@@ -160,7 +173,10 @@ def test_the_served_student_answers_as_it_did_in_the_evaluation(finished: tuple[
         reply = ask(endpoint, task.prompt(questions[answer.question_id]))
         assert reply["object"] == "chat.completion"
         assert reply["choices"][0]["message"] == {"role": "assistant", "content": answer.text}
-        assert task.same(task.extract(questions[answer.question_id], answer.text), questions[answer.question_id].gold) == answer.correct
+        assert (
+            task.same(task.extract(questions[answer.question_id], answer.text), questions[answer.question_id].gold)
+            == answer.correct
+        )
         assert reply["usage"]["completion_tokens"] == answer.tokens_out
 
 

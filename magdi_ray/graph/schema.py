@@ -76,27 +76,31 @@ class Mag:
         return next((node.correct for node in reversed(self.nodes) if node.answer == self.answer and self.answer), None)
 
 
-NODE = pa.struct([
-    pa.field("agent", pa.string(), nullable=False),
-    pa.field("round", pa.int32(), nullable=False),
-    pa.field("role", pa.string(), nullable=False),
-    pa.field("model", pa.string(), nullable=False),
-    pa.field("text", pa.string(), nullable=False),
-    pa.field("reasoning", pa.string(), nullable=False),
-    pa.field("answer", pa.string()),
-    pa.field("confidence", pa.float64()),
-    pa.field("confidence_source", pa.string(), nullable=False),
-    pa.field("correct", pa.bool_()),
-    pa.field("tokens_in", pa.int64(), nullable=False),
-    pa.field("tokens_out", pa.int64(), nullable=False),
-    pa.field("status", pa.string(), nullable=False),
-])
+NODE = pa.struct(
+    [
+        pa.field("agent", pa.string(), nullable=False),
+        pa.field("round", pa.int32(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("reasoning", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("confidence", pa.float64()),
+        pa.field("confidence_source", pa.string(), nullable=False),
+        pa.field("correct", pa.bool_()),
+        pa.field("tokens_in", pa.int64(), nullable=False),
+        pa.field("tokens_out", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+    ]
+)
 
-EDGE = pa.struct([
-    pa.field("source", pa.int32(), nullable=False),
-    pa.field("target", pa.int32(), nullable=False),
-    pa.field("type", pa.string(), nullable=False),
-])
+EDGE = pa.struct(
+    [
+        pa.field("source", pa.int32(), nullable=False),
+        pa.field("target", pa.int32(), nullable=False),
+        pa.field("type", pa.string(), nullable=False),
+    ]
+)
 
 MAG_SCHEMA = pa.schema(
     [

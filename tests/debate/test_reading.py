@@ -40,7 +40,16 @@ def test_a_stated_confidence_is_taken_out_of_the_text(statement: str, confidence
 
 @pytest.mark.parametrize(
     ("statement", "confidence"),
-    [("85", 0.85), ("9/10", 0.9), ("1/10", 0.1), ("0.5/1", 0.5), ("8 out of 10", 0.8), ("high (90)", 0.9), ("7", None), ("140", None)],
+    [
+        ("85", 0.85),
+        ("9/10", 0.9),
+        ("1/10", 0.1),
+        ("0.5/1", 0.5),
+        ("8 out of 10", 0.8),
+        ("high (90)", 0.9),
+        ("7", None),
+        ("140", None),
+    ],
 )
 def test_a_confidence_on_any_scale_is_never_read_as_the_answer(statement: str, confidence: float | None) -> None:
     split = split_confidence(f"9 * 2 = 18 dollars.\nConfidence: {statement}")
