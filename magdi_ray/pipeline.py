@@ -147,13 +147,13 @@ def summary(config: RunConfig, run: Run, *, seconds: float) -> dict[str, Any]:
     """The headline figures on the first evaluated split, for machines: accuracies in [0, 1], tokens a question."""
     found, _ = load_results(run)
     first = {score.system: score for score in found if score.split == config.evaluate.splits[0]}
-    students = [BASE, *(recipe.name for recipe in recipes(config.distil))]
+    students = [BASE, *sorted(recipe.name for recipe in recipes(config.distil))]
     teachers = [score for name, score in first.items() if name not in students and name != VOTE]
     figures: dict[str, Any] = {name: round(first[name].accuracy, 4) for name in students if name in first}
     if VOTE in first:
         figures["vote"] = round(first[VOTE].accuracy, 4)
     if teachers:
         figures["best_teacher"] = round(max(score.accuracy for score in teachers), 4)
-    figures["tokens_student"] = round(first[students[-1]].tokens_out, 2)
+    figures["tokens_student"] = round(first[recipes(config.distil)[-1].name].tokens_out, 2)
     figures["tokens_debate"] = round(first[VOTE].tokens_out, 2) if VOTE in first and first[VOTE].tokens_out else None
     return figures | {"seconds": round(seconds, 1), "run": str(run.root)}

@@ -239,12 +239,13 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
 
 def measure(config: RunConfig, answers: list[Answer]) -> Facts:
     """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
-    names = [recipe.name for recipe in recipes(config.distil)]
+    product = recipes(config.distil)[-1].name
+    names = sorted(recipe.name for recipe in recipes(config.distil))
     order = {name: place for place, name in enumerate([BASE, *names])}
     answers = sorted(
         answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system)
     )  # type: ignore[arg-type]
-    comparisons = [(name, BASE) for name in names] + list(zip(names[1:], names[:-1], strict=True)) + [(names[-1], VOTE)]
+    comparisons = [(name, BASE) for name in names] + list(zip(names[1:], names[:-1], strict=True)) + [(product, VOTE)]
     return {
         "scores": [asdict(score) for score in scores(answers)],
         "differences": [asdict(item) for item in differences(answers, comparisons)],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -85,6 +85,9 @@ def tokenise(
 ) -> TokenisedGraphs:
     """Tokenise the part of every graph that a recipe learns from.
 
+    Where no objective looks at the structure, every node becomes a graph of its own: nothing ties the replies to one question
+    together then, and a step that holds many replies to few questions would be a poorer sample.
+
     Left out and counted: nodes with no reasoning after agreement sentences are removed, nodes longer than `max_length` tokens,
     incorrect nodes where no objective uses them; unlabelled graphs and graphs of which no node is left.
     """
@@ -98,7 +101,7 @@ def tokenise(
             continue
         graph = _tokenise_graph(mag, task, tokenizer, recipe, best, max_length, nodes)
         if graph.nodes:
-            kept.append(graph)
+            kept += [graph] if needs_incorrect(recipe) else [replace(graph, nodes=(node,), edges=()) for node in graph.nodes]
         else:
             graphs["no usable node"] += 1
     return TokenisedGraphs(tuple(kept), dict(nodes), dict(graphs))
