@@ -132,7 +132,7 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
         "zero_stage": job.deepspeed.zero_stage,
         "steps": len(data.steps),
         "resumed_at_step": start,
-        "graphs": len(data.tokenised.graphs),
+        "graphs": len({graph.question_id for graph in data.tokenised.graphs}),
         "nodes": sum(len(graph.nodes) for graph in data.tokenised.graphs),
         "supervised_tokens": sum(step.supervised for step in data.steps),
         "skipped_nodes": data.tokenised.skipped_nodes,

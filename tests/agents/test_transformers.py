@@ -223,7 +223,7 @@ def test_package_names_resolve_to_directories_and_hub_names_stay() -> None:
     assert resolve_model("pkg://magdi_ray/agents").endswith("magdi_ray/agents")
     assert resolve_model("org/name") == "org/name"
     check_model_directory("org/name")
-    wrong = {"pkg://magdi_ray/no/such": "no directory", "pkg://absent_package/x": "not installed", "pkg://a/../b": "written"}
+    wrong = {"pkg://magdi_ray/no/such": "holds no", "pkg://absent_package/x": "not installed", "pkg://a/../b": "written"}
     for name, told in wrong.items():
         with pytest.raises(ConfigError, match=told):
             resolve_model(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from magdi_ray.agents.base import Message
@@ -33,8 +35,6 @@ def test_only_sentences_that_say_nothing_but_agreement_are_removed(reasoning: st
 
 
 def test_a_node_with_nothing_but_agreement_is_skipped_and_counted(bench: Workbench) -> None:
-    from dataclasses import replace
-
     mag = MAGS[1]
     empty = replace(mag, nodes=(replace(mag.nodes[0], reasoning="I agree with the others"), *mag.nodes[1:]))
     done = tokenise([empty], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=256)
@@ -86,14 +86,20 @@ def test_nodes_are_chosen_by_agent_and_round() -> None:
 
 
 def test_edges_follow_the_nodes_that_are_kept(bench: Workbench) -> None:
-    graph = bench.graphs("level2")[0]
-    assert [node.key for node in graph.nodes] == ["q1/a/0", "q1/c/0", "q1/a/1", "q1/b/1"]
-    assert set(graph.edges) == {(0, 2), (1, 2), (0, 3), (1, 3)}
+    nodes = tuple(replace(node, reasoning="I agree.") if i == 1 else node for i, node in enumerate(MAGS[0].nodes))
+    [graph] = bench.graphs("level4", (replace(MAGS[0], nodes=nodes),))
+    assert [node.key for node in graph.nodes] == ["q1/a/0", "q1/c/0", "q1/a/1", "q1/b/1", "q1/c/1"]
+    assert set(graph.edges) == {(source, target) for source in (0, 1) for target in (2, 3, 4)}
+
+
+def test_without_structure_every_correct_node_is_a_unit_of_its_own(bench: Workbench) -> None:
+    graphs = bench.graphs("level2")
+    assert all(len(graph.nodes) == 1 and graph.edges == () for graph in graphs)
+    together = [node.key for graph in bench.graphs("level4") for node in graph.nodes if node.correct]
+    assert [graph.nodes[0].key for graph in graphs] == together
 
 
 def test_an_unlabelled_graph_is_counted_not_guessed(bench: Workbench) -> None:
-    from dataclasses import replace
-
     nodes = tuple(replace(node, correct=None) for node in MAGS[0].nodes)
     unlabelled = replace(MAGS[0], labels="none", nodes=nodes)
     done = tokenise([unlabelled], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=256)
