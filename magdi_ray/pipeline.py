@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ class Stage:
     """Stages it reads."""
     make: Callable[[RunConfig, Run, Path], dict[str, Any]]
     needs_ray: bool = False
+    beside: bool = False
+    """May run at the same time as the next stage, if that may too."""
 
 
 def plan(config: RunConfig) -> list[Stage]:
@@ -60,7 +64,7 @@ def plan(config: RunConfig) -> list[Stage]:
         shaped = {"student": student, "weights": weights, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
         students.append(stages.student_stage(config, recipe))
         make = partial(stages.make_student, recipe=recipe)
-        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True))
+        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True, beside=True))
     inputs = ("questions", "graphs", *base, *students)
     shaped = {"evaluate": config.evaluate, "seed": config.seed}
     result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
@@ -100,17 +104,24 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
     with ExitStack() as session:
         session.callback(run.unlock)
         connected = False
-        for stage in chosen:
-            if run.state(stage.name, stage.shaped_by, stage.inputs) == "complete":
-                console.print(f"[green]✓[/] {stage.name}: already complete")
-                continue
-            if stage.needs_ray and not connected:
+        for beside, group in groupby(chosen, key=lambda stage: stage.beside or stage.name):
+            todo = [stage for stage in group if not _complete(run, stage)]
+            if any(stage.needs_ray for stage in todo) and not connected:
                 session.enter_context(remarks_to(run.root / "ray.log"))
                 session.enter_context(ray_session())
                 connected = True
-            run_stage(config, run, stage)
-            ran.append(stage.name)
+            with ThreadPoolExecutor(config.distil.parallel if beside is True else 1) as pool:
+                for result in [pool.submit(run_stage, config, run, stage) for stage in todo]:
+                    result.result()
+            ran += [stage.name for stage in todo]
     return ran
+
+
+def _complete(run: Run, stage: Stage) -> bool:
+    complete = run.state(stage.name, stage.shaped_by, stage.inputs) == "complete"
+    if complete:
+        console.print(f"[green]✓[/] {stage.name}: already complete")
+    return complete
 
 
 def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:

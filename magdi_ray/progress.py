@@ -18,6 +18,37 @@ console = Console(stderr=True, highlight=False)
 """Where people read; standard output is kept for results."""
 
 
+class Display:
+    """The one live display of this process: a terminal can hold no second, however many pieces of work are under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._bars: RichProgress | None = None
+
+    def take(self) -> RichProgress:
+        """The display, started for its first user."""
+        with self._lock:
+            self._users += 1
+            if self._bars is None:
+                times = (TimeElapsedColumn(), TimeRemainingColumn())
+                shape = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
+                self._bars = RichProgress(*shape, TextColumn("{task.fields[note]}"), console=console, transient=True)
+                self._bars.start()
+            return self._bars
+
+    def give_back(self) -> None:
+        """Stop the display after its last user."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._bars is not None:
+                self._bars.stop()
+                self._bars = None
+
+
+_display = Display()
+
+
 class Progress:
     """One piece of long work."""
 
@@ -30,21 +61,14 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = RichProgress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
-            self._bar.start()
+            self._bar = _display.take()
             self._task = self._bar.add_task(self.title, total=self.total, note="")
         return self
 
     def __exit__(self, *failure: object) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.remove_task(self._task)
+            _display.give_back()
         if failure[0] is None:
             console.print(f"[green]✓[/] {self.title}: {self._figures()}")
 

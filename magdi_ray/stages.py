@@ -202,19 +202,19 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
         inputs=inputs,
     )
     offset = run.metrics.stat().st_size if run.metrics.exists() else 0
-    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset)):
+    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset, recipe.name)):
         return distill(job, config.distil.scaling, storage=(run.root / "training"))
 
 
-def _follow(progress: Progress, log: Path, offset: int) -> None:
-    """Show the newest step of a training from its log."""
+def _follow(progress: Progress, log: Path, offset: int, recipe: str) -> None:
+    """Show the newest step of a training from the run's log."""
     if not log.exists():
         return
     with log.open("rb") as stream:
-        stream.seek(max(offset, log.stat().st_size - 4096))
-        lines = [line for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
-    if lines:
-        last = json.loads(lines[-1])
+        stream.seek(max(offset, log.stat().st_size - 16384))
+        lines = [json.loads(line) for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
+    if mine := [line for line in lines if line["recipe"] == recipe]:
+        last = mine[-1]
         progress.update(last["step"] + 1, total=last["steps"], note=f"loss {last['loss']:.3f}")
 
 

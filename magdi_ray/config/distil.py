@@ -199,6 +199,8 @@ class DistilConfig(Section):
     ablations: tuple[RecipeChoice, ...] = ()
     """Recipes trained beside the product, each from the same base student; they are evaluated, never served by default."""
     train: TrainConfig
+    parallel: int = operational(1, ge=1)
+    """Recipes trained at the same time, at most; each has its own workers."""
     deepspeed: DeepSpeedConfig = operational(DeepSpeedConfig())
     scaling: ScalingConfig = operational(ScalingConfig())
 
