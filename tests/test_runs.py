@@ -8,7 +8,7 @@ import pytest
 
 from magdi_ray.config import RunConfig, load_config, parse_config
 from magdi_ray.errors import RunError
-from magdi_ray.runs import MANIFEST, Run
+from magdi_ray.runs import MANIFEST, Run, file_hash
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,3 +90,23 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "graphs" / MANIFEST).write_text("{")
     with pytest.raises(RunError, match=r"manifest\.json cannot be read"):
         run.read_manifest("graphs")
+
+
+def test_two_processes_never_work_in_one_run(tmp_path: Path) -> None:
+    first, second = Run(tmp_path), Run(tmp_path)
+    first.lock()
+    with pytest.raises(RunError, match="is in use by process"):
+        second.lock()
+    first.unlock()
+    second.lock()
+
+
+def test_files_a_run_starts_from_count_by_their_content(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("one")
+    before = file_hash(str(tmp_path / "model"))
+    (tmp_path / "model" / "weights").touch()
+    assert file_hash(str(tmp_path / "model")) == before
+    (tmp_path / "model" / "weights").write_text("two")
+    assert file_hash(str(tmp_path / "model")) != before
+    assert file_hash("org/on-the-hub") == ""
