@@ -21,7 +21,7 @@ def refused(**changes: Any) -> ErrorBody:
 
 def test_what_a_request_leaves_out_is_openais_default() -> None:
     sampling = ChatRequest.model_validate(HI).sampling(default_max_tokens=7)
-    assert sampling == Sampling(temperature=1.0, top_p=1.0, max_tokens=7, stop=(), seed=None)
+    assert sampling == Sampling(temperature=1.0, top_p=1.0, max_tokens=7, clip_to_context=True, stop=(), seed=None)
 
 
 def test_a_request_says_how_its_reply_is_drawn() -> None:
