@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from magdi_ray.config.distil import DeepSpeedConfig, TrainConfig
 
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
 
 def deepspeed_settings(config: DeepSpeedConfig, train: TrainConfig) -> dict[str, Any]:
     """The dictionary DeepSpeed wants. Accumulation is ours (steps are counted in tokens), so its own is 1."""
@@ -48,6 +50,9 @@ def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedCo
     """A DeepSpeed engine around the model, with AdamW and the schedule. torch.distributed must be initialised."""
     import deepspeed as ds
 
+    # DeepSpeed would compile a shared-memory collective of its own for CPUs: that takes a compiler and most of a minute in every
+    # new environment, and gloo does the same.
+    ds.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=train.learning_rate, betas=train.adam_betas, weight_decay=train.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(train, steps))
