@@ -18,7 +18,6 @@ from magdi_ray.agents.weights import resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import TransformersEngine
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE
 from magdi_ray.evaluate.metrics import Difference, Score
@@ -81,9 +80,11 @@ def _teacher_files(config: RunConfig) -> list[str]:
     if config.debate is None:
         return []
     engines = [agent.engine for agent in config.debate.agents]
-    paths = [engine.model if isinstance(engine, TransformersEngine) else engine.path for engine in engines]
-    prompts = config.debate.protocol.prompts
-    return [file_hash(resolve_model(path)) for path in (*paths, *([prompts] if isinstance(prompts, str) else []))]
+    paths = [path for engine in engines for path in engine.files()]
+    for name in ("prompts", "convincing"):
+        source = getattr(config.debate.protocol, name, None)
+        paths += [source] if isinstance(source, str) else []
+    return [file_hash(resolve_model(path)) for path in paths]
 
 
 def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible", until: str | None = None) -> list[str]:

@@ -6,13 +6,14 @@ This module knows nothing of the stages; they are handed their section. A knob e
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
 from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
+from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -39,21 +40,28 @@ class TinyTask(Section):
     """Of the question generator."""
 
 
-class Gsm8kTask(Section):
-    """Grade-school mathematics, from files in the published JSON-lines format."""
+class FileTask(Section):
+    """A benchmark whose questions come from files: JSON, JSON lines, CSV, parquet, or a Hugging Face dataset."""
 
-    name: Literal["gsm8k"]
+    name: Literal["gsm8k", "strategyqa", "commonsenseqa", "ecare"]
     path: str | None = None
-    """File of training questions; None where they come with recorded debates (`graph.source`)."""
+    """Training questions: a file, a directory written by `datasets`, or a dataset's hub name; None where they come with recorded
+    debates (`graph.source`)."""
     limit: int | None = Field(None, ge=1)
     """Use only the first so many training questions; None uses all."""
     test_path: str | None = None
-    """File of held-out questions."""
+    """Held-out questions, named like `path`."""
     test_limit: int | None = Field(None, ge=1)
     """Use only the first so many held-out questions; None uses all."""
+    subset: str | None = None
+    """Configuration of a hub dataset, such as `main`."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """From the task's own field names (such as `question`, `answer`, `id`) to the file's columns, where those differ."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that are empty, doubled or without a gold answer: refuse the file, naming their lines, or leave them out, counted."""
 
 
-TaskConfig = Annotated[TinyTask | Gsm8kTask, Field(discriminator="name")]
+TaskConfig = Annotated[TinyTask | FileTask, Field(discriminator="name")]
 
 
 class TransformersEngine(Section):
@@ -62,10 +70,16 @@ class TransformersEngine(Section):
     type: Literal["transformers"]
     model: str = Field(min_length=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    batching: Literal["dynamic", "continuous"] = operational("dynamic")
+    """dynamic: gather what waits, decode it to its end. continuous: rows leave and join at every step (greedy decoding only)."""
     max_batch_size: int = operational(32, ge=1)
     """Replies decoded together, at most."""
     system_prompt: str | None = None
     """Sent before the conversation; None sends nothing."""
+
+    def files(self) -> tuple[str, ...]:
+        """What local files it reads; they count by their content."""
+        return (self.model,)
 
     def located(self) -> TransformersEngine:
         """The same engine with a local directory made absolute: workers have working directories of their own."""
@@ -78,12 +92,102 @@ class RecordedEngine(Section):
     type: Literal["recorded"]
     path: str = Field(min_length=1)
 
+    def files(self) -> tuple[str, ...]:
+        """What local files it reads; they count by their content."""
+        return (self.path,)
+
     def located(self) -> RecordedEngine:
         """The same engine with its file made absolute."""
         return self.model_copy(update={"path": absolute(self.path)})
 
 
-EngineConfig = Annotated[TransformersEngine | RecordedEngine, Field(discriminator="type")]
+class Price(Section):
+    """What a provider charges, in US dollars per million tokens."""
+
+    input: float = Field(ge=0.0)
+    output: float = Field(ge=0.0)
+
+    def usd(self, tokens_in: int, tokens_out: int) -> float:
+        """What a call costs."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+class Limits(Section):
+    """What one provider allows, over all processes of the cluster."""
+
+    rpm: int | None = operational(None, ge=1)
+    """Requests a minute."""
+    tpm: int | None = operational(None, ge=1)
+    """Tokens a minute, prompt and reply together."""
+    concurrency: int = operational(64, ge=1)
+    """Requests under way at once, at most; fewer while the provider says that it is overloaded."""
+
+
+class ApiEngine(Section):
+    """Any endpoint that speaks the OpenAI chat completions API."""
+
+    type: Literal["api"]
+    model: str = Field(min_length=1)
+    base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://")
+    api_key_env: str | None = operational(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Name of the environment variable that holds the key (never the key itself); None sends none."""
+    system_prompt: str | None = None
+    """Sent before the conversation; None sends nothing."""
+    structured: Literal["auto", "always", "never"] = "auto"
+    """Ask for reasoning, answer and confidence as JSON by schema. `auto` does so until the endpoint refuses it."""
+    repair: bool = True
+    """Ask once more, in the same conversation, where no answer can be read from a reply."""
+    token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # noqa: S105 - a field's name, no secret
+    """What the endpoint calls the bound on generated tokens."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request, as the provider names them."""
+    price: Price | None = operational(None)
+    """None counts tokens but no money; a budget in dollars needs it."""
+    limits: Limits = operational(Limits())
+    """Agents of one `base_url` and `api_key_env` share them and have to state the same."""
+    timeout_s: float = operational(120.0, gt=0)
+    """Of one attempt, from sending to the last byte."""
+    max_attempts: int = operational(6, ge=1)
+    """Times a request is sent before its failure is final."""
+
+    @property
+    def provider(self) -> str:
+        """Who is asked: agents with equal providers share one limiter."""
+        return f"{self.base_url.rstrip('/')}#{self.api_key_env or ''}"
+
+    def files(self) -> tuple[str, ...]:
+        """What local files it reads; they count by their content."""
+        return ()
+
+    def located(self) -> ApiEngine:
+        """Itself: it names no file."""
+        return self
+
+
+class VllmEngine(Section):
+    """A model served by vLLM through `ray.serve.llm`; `base:adapter` names a LoRA adapter of a base model."""
+
+    type: Literal["vllm"]
+    model: str = Field(min_length=1)
+    """A directory or hub name, with `:directory` behind it for an adapter."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, ge=1)
+    """Tokens of prompt and reply together; None takes the model's own."""
+    engine_kwargs: dict[str, Any] = operational({})
+    """Further arguments of vLLM's engine, under its own names."""
+    system_prompt: str | None = None
+
+    def files(self) -> tuple[str, ...]:
+        """What local files it reads; they count by their content."""
+        return tuple(filter(None, self.model.split(":")))
+
+    def located(self) -> VllmEngine:
+        """The same engine with local directories made absolute."""
+        base, colon, adapter = self.model.partition(":")
+        return self.model_copy(update={"model": f"{absolute(base)}{colon}{absolute(adapter) if adapter else ''}"})
+
+
+EngineConfig = Annotated[TransformersEngine | RecordedEngine | ApiEngine | VllmEngine, Field(discriminator="type")]
 
 
 class AgentConfig(Section):
@@ -107,32 +211,35 @@ class AgentConfig(Section):
         return value
 
 
-class PromptTemplates(Section):
-    """The messages a protocol sends, as jinja2 templates (`magdi_ray.debate.reconcile` documents their variables)."""
+class EstimateConfig(Section):
+    """What `magdi plan` assumes where nothing has been measured yet. The defaults come from recorded GSM8K debates."""
 
-    initial: str
-    discussion: str
-
-
-class ReconcileConfig(Section):
-    """The round table of arXiv 2309.13007."""
-
-    name: Literal["reconcile"]
-    rounds: int = Field(3, ge=0)
-    """Discussion rounds after the initial one, at most; 0 is a plain ensemble."""
-    prompts: str | PromptTemplates | None = None
-    """Templates, or the path of a YAML file that holds them; None takes the protocol's own."""
+    agreement: float = operational(0.6, ge=0.0, le=1.0)
+    """Share of the debates in which all agents give one answer, round by round."""
+    reply_tokens: int = operational(180, ge=1)
+    """Tokens of one reply, on average."""
+    seconds_per_reply: float = operational(5.0, gt=0)
+    """Of one call, from sending to the last byte, on average."""
 
 
 class DebateConfig(Section):
     """Who debates, and by which rules."""
 
-    protocol: ReconcileConfig
+    protocol: ProtocolConfig
     agents: tuple[AgentConfig, ...] = Field(min_length=1)
+    workers: int = operational(1, ge=1)
+    """Processes that hold debates; one keeps some hundred API calls a second under way."""
     max_in_flight: int = operational(512, ge=1)
-    """Debates under way at once, at most."""
+    """Debates under way at once, at most, over all workers."""
     max_failed_share: float = operational(0.05, ge=0.0, le=1.0)
     """The stage fails when more than this share of the debates ended in an error."""
+    budget_usd: float | None = operational(None, gt=0)
+    """The run stops before it spends more on its debates, earlier attempts included; None sets no bound."""
+    budget_tokens: int | None = operational(None, ge=1)
+    """The same in tokens, read and generated, of all agents."""
+    replies: str | None = operational(None)
+    """Directory or URL (s3://..., gs://...) of the reply store; None is `replies/` in the run directory."""
+    estimate: EstimateConfig = operational(EstimateConfig())
 
     @field_validator("agents")
     @classmethod
@@ -142,11 +249,42 @@ class DebateConfig(Section):
             raise ValueError(f"agents need distinct names, found {names}")
         return value
 
+    @model_validator(mode="after")
+    def _protocol_fits_the_agents(self) -> DebateConfig:
+        names = [agent.name for agent in self.agents]
+        judge = decision.agent if (decision := getattr(self.protocol, "decision", None)) else None
+        if judge is not None and judge not in names:
+            raise ValueError(f"protocol.decision.agent is {judge!r}, but the agents are {names}")
+        debaters = len(names) - (judge is not None)
+        if self.protocol.name in ("single", "self_consistency") and debaters != 1:
+            raise ValueError(f"protocol {self.protocol.name} takes exactly one agent, found {names}")
+        if self.protocol.name == "critique" and debaters < 2:
+            raise ValueError(f"protocol critique takes one agent that answers and at least one critic, found {names}")
+        if debaters < 1:
+            raise ValueError("somebody has to debate: the only agent is the judge")
+        return self
+
+    @model_validator(mode="after")
+    def _one_limit_a_provider(self) -> DebateConfig:
+        stated: dict[str, Limits] = {}
+        for engine in (agent.engine for agent in self.agents):
+            if isinstance(engine, ApiEngine) and stated.setdefault(engine.provider, engine.limits) != engine.limits:
+                raise ValueError(f"agents of {engine.base_url} share one limiter and must state the same limits")
+        return self
+
+    @model_validator(mode="after")
+    def _money_is_known(self) -> DebateConfig:
+        if self.budget_usd is not None:
+            free = [a.name for a in self.agents if isinstance(a.engine, ApiEngine) and a.engine.price is None]
+            if free:
+                raise ValueError(f"budget_usd needs the engine.price of every API agent; missing for {free}")
+        return self
+
 
 class GraphSource(Section):
     """Graphs that come from a file instead of a debate of this run."""
 
-    format: Literal["mag", "society", "reconcile", "magdi"]
+    format: Literal["mag", "society", "reconcile", "magdi", "ford", "llm_agora", "eot", "i2i", "convincing"]
     """`mag` is this project's own parquet; the others are the formats published with earlier work."""
     path: str = Field(min_length=1)
     test: int = Field(0, ge=0)
@@ -210,7 +348,7 @@ class RunConfig(Section):
         if (self.debate is None) == (self.graph.source is None):
             found = "neither" if self.debate is None else "both"
             raise ValueError(f"graphs come either from a `debate` section or from `graph.source`; found {found}")
-        if isinstance(self.task, Gsm8kTask):
+        if isinstance(self.task, FileTask):
             if self.graph.source is None and self.task.path is None:
                 raise ValueError("task.path is required: the file whose questions are debated")
             if self.graph.source is not None and (self.task.path or self.task.limit):

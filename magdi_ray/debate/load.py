@@ -10,27 +10,28 @@ from pydantic import ValidationError
 from magdi_ray.agents.base import Reply
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config.load import explain, read_yaml
-from magdi_ray.config.sections import PromptTemplates, ReconcileConfig
+from magdi_ray.config.protocols import PromptSource, ProtocolConfig, ReconcileConfig
 from magdi_ray.debate.reconcile import Prompts, Reconcile, compile_template
 from magdi_ray.debate.transcript import DebateProtocol
 from magdi_ray.errors import ConfigError
 from magdi_ray.tasks.base import Question, Task
 
 
-def load_protocol(config: ReconcileConfig, task: Task) -> DebateProtocol:
+def load_protocol(config: ProtocolConfig, task: Task) -> DebateProtocol:
     """The protocol a section names.
 
     Raises:
         ConfigError: the file of prompt templates is missing or malformed, or a template does not compile.
     """
+    assert isinstance(config, ReconcileConfig)
     return Reconcile(task=task, rounds=config.rounds, prompts=load_prompts(config.prompts))
 
 
-def load_prompts(source: str | PromptTemplates | None) -> Prompts:
+def load_prompts(source: PromptSource) -> Prompts:
     """Templates from the configuration, from a YAML file (a path or `pkg://package/path`), or the protocol's own."""
     if source is None:
         return Prompts()
-    prompts = Prompts(**source.model_dump()) if isinstance(source, PromptTemplates) else _read_prompts(source)
+    prompts = Prompts(**source) if isinstance(source, dict) else _read_prompts(source)
     for name, template in (("initial", prompts.initial), ("discussion", prompts.discussion)):
         try:
             compile_template(template)

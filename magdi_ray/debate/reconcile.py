@@ -98,6 +98,10 @@ class Reconcile:
         """A debate in which nobody has spoken yet."""
         return Debate(question=question, agents=tuple(agents), protocol=self.name)
 
+    def most_calls(self, agents: int) -> int:
+        """Every agent in every round."""
+        return agents * (self.rounds + 1)
+
     def next_asks(self, debate: Debate) -> tuple[Ask, ...]:
         """What to ask every agent in the coming round; empty when the debate has ended."""
         if debate.stopped != "running":

@@ -15,6 +15,8 @@ from magdi_ray.tasks.base import Question
 
 Status = Literal["ok", "unparsed"]
 Stopped = Literal["consensus", "rounds", "error", "running"]
+Role = Literal["debater", "critic", "judge"]
+"""What an agent was asked to do: answer, find fault with another's answer, or decide between answers."""
 ConfidenceSource = Literal["stated", "token_probability", "none"]
 
 
@@ -37,7 +39,7 @@ class Turn:
     tokens_out: int
     model: str
     status: Status
-    role: str = "debater"
+    role: Role = "debater"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,9 @@ class Ask:
     messages: tuple[Message, ...]
     shown: tuple[int, ...] = field(default=())
     """Positions in `Debate.turns` quoted in the messages."""
+    sample: int = 0
+    """Which of several independent draws from these messages."""
+    role: Role = "debater"
 
 
 class DebateProtocol(Protocol):
@@ -91,6 +96,10 @@ class DebateProtocol(Protocol):
 
     def start(self, question: Question, agents: Sequence[str]) -> Debate:
         """A debate in which nobody has spoken yet."""
+        ...
+
+    def most_calls(self, agents: int) -> int:
+        """Replies of the longest possible debate; what a shorter one lacks was saved by stopping early."""
         ...
 
     def next_asks(self, debate: Debate) -> tuple[Ask, ...]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from magdi_ray.config.sections import Gsm8kTask, TaskConfig, TinyTask
+from magdi_ray.config.sections import FileTask, TaskConfig, TinyTask
 from magdi_ray.errors import TaskError
 from magdi_ray.tasks import gsm8k
 from magdi_ray.tasks.base import Question, Split, Task
@@ -34,7 +34,7 @@ def load_questions(config: TaskConfig) -> list[Question]:
         case TinyTask():
             counts: dict[Split, int] = {"train": config.train, "dev": config.dev, "test": config.test, "ood": config.ood}
             found = [q for split, count in counts.items() if count for q in questions(split, count, seed=config.seed)]
-        case Gsm8kTask():
+        case FileTask():
             found = gsm8k.load(config.path, split="train", limit=config.limit) if config.path else []
             if config.test_path:
                 found += gsm8k.load(config.test_path, split="test", limit=config.test_limit)

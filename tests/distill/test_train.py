@@ -23,7 +23,7 @@ from magdi_ray.config.distil import (
     TrainConfig,
     resolve_recipe,
 )
-from magdi_ray.config.sections import Gsm8kTask
+from magdi_ray.config.sections import FileTask
 from magdi_ray.distill.loop import Job
 from magdi_ray.distill.train import distill
 from magdi_ray.errors import EngineError
@@ -64,7 +64,7 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
             output=str(directory / "student"),
             log=str(directory / "log.jsonl"),
             tensorboard=str(directory / "tensorboard"),
-            task=Gsm8kTask(name="gsm8k"),
+            task=FileTask(name="gsm8k"),
             student=StudentConfig(model=str(bench.directory), max_length=256, **tuning),
             model=str(bench.directory),
             recipe=recipe(embeddings="frozen" if frozen else "live"),
@@ -148,7 +148,7 @@ def test_a_worker_that_fails_is_reported_in_its_own_words(bench: Workbench, ray_
         output=str(tmp_path / "student"),
         log=str(tmp_path / "log.jsonl"),
         tensorboard=str(tmp_path / "tensorboard"),
-        task=Gsm8kTask(name="gsm8k"),
+        task=FileTask(name="gsm8k"),
         student=StudentConfig(model=str(bench.directory), tuning={"type": "full"}),
         model=str(bench.directory),
         recipe=RecipeConfig(name="plain", objectives=(NextToken(name="next_token"),)),
