@@ -34,6 +34,8 @@ ResumeOption = Annotated[Resume, typer.Option(help="What to do with a run direct
 RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 
 out = Console(highlight=False)
+TASK_NAMES = "gsm8k, strategyqa, commonsenseqa, ecare or tiny"
+IMPORTED = "society, reconcile, magdi, ford, llm_agora, eot, i2i or convincing."
 
 
 @app.callback(invoke_without_command=True)
@@ -92,6 +94,34 @@ def debate(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume:
 
 
 @app.command()
+def plan(
+    config: ConfigFile,
+    out_: Annotated[Path | None, typer.Option("--out", help="The run directory. Default: runs/NAME.", show_default=False)] = None,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
+) -> None:
+    """Estimate calls, tokens, money and time of a run's debates. Sends nothing, writes nothing.
+
+    Example: magdi plan configs/gsm8k-api.yaml --set debate.protocol.rounds=2
+    """
+    from magdi_ray.debate.view import plan_remarks, plan_table
+    from magdi_ray.planning import plan_run
+
+    loaded, directory = _open(config, out_, set_)
+    made, paid = plan_run(loaded, directory)
+    if as_json:
+        total = made.total
+        figures = {"calls": made.calls, "tokens_in": total.tokens_in, "tokens_out": total.tokens_out}
+        usd = None if made.unpriced else round(total.usd, 4)
+        print(json.dumps(figures | {"usd": usd, "hours": round(made.seconds / 3600, 4)}))
+        return
+    assert loaded.debate is not None
+    out.print(plan_table(made, paid))
+    for remark in plan_remarks(made, loaded.debate.estimate):
+        out.print(remark, soft_wrap=True)
+
+
+@app.command()
 def distill(config: ConfigFile, out: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
     """Run up to the distilled student. Example: magdi distill configs/tiny.yaml --out runs/first"""
     _until("student", config, out, set_, resume)
@@ -123,9 +153,9 @@ def serve(
 @graph_app.command("import")
 def graph_import(
     path: Annotated[Path, typer.Argument(help="A published file of recorded debates.", show_default=False)],
-    format: Annotated[str, typer.Option(help="society, reconcile or magdi.", show_default=False)],
+    format: Annotated[str, typer.Option(help=IMPORTED, show_default=False)],
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
-    task: Annotated[str, typer.Option(help="The task whose rules judge the answers: gsm8k or tiny.")] = "gsm8k",
+    task: Annotated[str, typer.Option(help=f"The task whose rules judge the answers: {TASK_NAMES}.")] = "gsm8k",
 ) -> None:
     """Import recorded debates as graphs.
 
@@ -145,6 +175,39 @@ def graph_import(
     write_mags(out, [build_mag(debate, chosen) for debate in found.debates])
     _say_skipped([(skipped.record, skipped.reason) for skipped in found.skipped])
     print(f"{len(found.debates)} graphs written to {out}, {len(found.skipped)} records skipped")
+
+
+@graph_app.command("export")
+def graph_export(
+    run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)],
+    format: Annotated[str, typer.Option(help="messages, prompt-completion, preference or unpaired.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="File to write: .jsonl, .json or .parquet.", show_default=False)],
+    task: Annotated[
+        str | None, typer.Option(help=f"{TASK_NAMES}. Default: the run's own; gsm8k for a graph file.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, dev, test, ood or all.")] = "train",
+    conversational: Annotated[bool, typer.Option(help="Lists of messages in place of texts, for chat models in TRL.")] = False,
+) -> None:
+    """Write the labelled replies as a training file of TRL, axolotl or LLaMA-Factory; held-out questions stay out.
+
+    Example: magdi graph export runs/tiny --format preference --out preference.jsonl
+    """
+    from magdi_ray.graph.export import export_mags
+    from magdi_ray.graph.store import iter_mags
+    from magdi_ray.progress import console
+    from magdi_ray.tasks.load import TASKS
+
+    own = load_config(run / CONFIG).task.name if (run / CONFIG).is_file() else None
+    name = task or own or "gsm8k"
+    if name not in TASKS:
+        raise GraphError(f"--task must be one of {', '.join(TASKS)}, found {task!r}.")
+    if own and name != own:
+        raise GraphError(f"{run} is a run of the task {own!r}, found --task {name}. Leave --task out.")
+    mags = iter_mags(_graphs(run))
+    done = export_mags(mags, TASKS[name](), out, format=format, split=split, conversational=conversational)
+    for reason, count in done.left_out.items():
+        console.print(f"left out: {count} {reason}", soft_wrap=True, markup=False)
+    print(f"{done.rows} rows written to {out}")
 
 
 def _say_skipped(skipped: list[tuple[str, str]]) -> None:

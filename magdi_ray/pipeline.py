@@ -24,6 +24,7 @@ from magdi_ray.evaluate.metrics import Difference, Score
 from magdi_ray.preflight import check_run
 from magdi_ray.progress import console
 from magdi_ray.runs import Resume, Run, file_hash
+from magdi_ray.tasks.source import local_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def plan(config: RunConfig) -> list[Stage]:
 
 def _task_files(config: RunConfig) -> list[str]:
     """Hashes of the question files a task names."""
-    return [file_hash(path) for field in ("path", "test_path") if (path := getattr(config.task, field, None))]
+    return [file_hash(local_path(path)) for field in ("path", "test_path") if (path := getattr(config.task, field, None))]
 
 
 def _teacher_files(config: RunConfig) -> list[str]:
@@ -93,7 +94,7 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
     Everything that can be refused is refused before the first worker starts.
     """
     set_environment()
-    check_run(config, run)
+    check_run(config, run, until=until)
     chosen = plan(config)
     if until is not None:
         last = max((place for place, stage in enumerate(chosen) if stage.name == until), default=None)

@@ -5,6 +5,8 @@ All problems are collected and said at once. Starts nothing, loads no weights.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_ad
 from magdi_ray.cluster import COORDINATION, joins_cluster, machine
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import AgentConfig, RecordedEngine, TransformersEngine
+from magdi_ray.config.sections import AgentConfig, ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
 from magdi_ray.debate.load import load_protocol, rehearse
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
@@ -20,32 +22,38 @@ from magdi_ray.runs import Run
 from magdi_ray.stages import all_questions
 from magdi_ray.tasks.load import load_task
 
+BEFORE_LEARNING = ("questions", "debates", "graphs")
+"""Stages that need neither the student nor the machines that teach it."""
 
-def check_run(config: RunConfig, run: Run) -> None:
-    """Check a configuration against what it points to.
+
+def check_run(config: RunConfig, run: Run, *, until: str | None = None, keys: bool = True) -> None:
+    """Check a configuration against what it points to, as far as the stages up to `until` need it (None: all).
+
+    `keys`: also that the providers' keys are at hand.
 
     Raises:
         ConfigError: with every problem found; one problem alone keeps its own class.
     """
-    problems = list(_problems(config, run))
+    problems = list(_problems(config, run, learns=until not in BEFORE_LEARNING, keys=keys))
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise ConfigError("This run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
-def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
+def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Iterator[MagdiError]:
     checks: list[Callable[[], object]] = [
         lambda: _check_questions(config),
         lambda: _check_graphs(run),
-        lambda: _check_student(config),
         lambda: _check_recipes(config),
-        lambda: _check_workers(config),
+        lambda: _check_teachers_fit(config),
     ]
+    if learns:
+        checks += [lambda: _check_student(config), lambda: _check_workers(config)]
     if config.debate is not None:
-        protocol = config.debate.protocol
-        checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task))))
-        checks += [lambda agent=agent: _check_agent(agent) for agent in config.debate.agents]  # type: ignore[misc]
+        protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
+        checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
+        checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.debate.agents]  # type: ignore[misc]
     for check in checks:
         try:
             check()
@@ -54,14 +62,18 @@ def _problems(config: RunConfig, run: Run) -> Iterator[MagdiError]:
 
 
 def _check_questions(config: RunConfig) -> None:
-    questions = all_questions(config)
-    if not any(question.split == "train" for question in questions):
+    counts: Counter[str] = Counter()
+    golds: Counter[str] = Counter()
+    for question in all_questions(config):
+        counts[question.split] += 1
+        golds[question.split] += question.gold is not None
+    if not counts["train"]:
         raise ConfigError("There is no training question: nothing could be distilled.")
     for split in config.evaluate.splits:
-        if not any(question.split == split and question.gold is not None for question in questions):
+        if not golds[split]:
             raise ConfigError(
                 f"evaluate.splits names {split!r}, but there is no question with a gold answer in it. Give the task some "
-                f"(tiny: task.{split}; gsm8k: task.test_path), hold some out (graph.source.test), or take the split out."
+                f"(tiny: task.{split}; else: task.test_path), hold some out (graph.source.test), or take the split out."
             )
 
 
@@ -71,7 +83,7 @@ def _check_graphs(run: Run) -> None:
         check_version(path)
 
 
-def _check_agent(agent: AgentConfig) -> None:
+def _check_agent(agent: AgentConfig, *, keys: bool) -> None:
     match agent.engine:
         case TransformersEngine(model=model):
             try:
@@ -81,6 +93,16 @@ def _check_agent(agent: AgentConfig) -> None:
         case RecordedEngine(path=path):
             if not Path(path).is_file():
                 raise ConfigError(f"Agent {agent.name!r}: there is no recording at {path}.")
+        case ApiEngine(api_key_env=variable):
+            if keys and variable and not os.environ.get(variable):
+                raise ConfigError(
+                    f"Agent {agent.name!r}: engine.api_key_env names {variable}, but that environment variable is not set. "
+                    f"Set it where the run is started, and on every machine of a cluster: export {variable}=..."
+                )
+        case VllmEngine():
+            from magdi_ray.agents.vllm import check_vllm
+
+            check_vllm()
 
 
 def _check_student(config: RunConfig) -> None:
@@ -129,11 +151,14 @@ def _check_workers(config: RunConfig) -> None:
             f"distil.scaling wants {scaling.num_workers} workers with a GPU each, but there are {gpus} GPUs. "
             "Lower num_workers, or set use_gpu: false."
         )
-    agents = config.debate.agents if config.debate else ()
-    _check_pool(
-        "The agents' smallest pools want", [(a.replicas[0] * a.num_cpus, a.replicas[0] * a.num_gpus) for a in agents], cpus, gpus
-    )
     _check_pool("evaluate wants", [(config.evaluate.num_cpus, config.evaluate.num_gpus)], cpus, gpus)
+
+
+def _check_teachers_fit(config: RunConfig) -> None:
+    agents = [a for a in config.debate.agents if not isinstance(a.engine, ApiEngine)] if config.debate else []
+    if agents and not joins_cluster():
+        wanted = [(a.replicas[0] * a.num_cpus, a.replicas[0] * a.num_gpus) for a in agents]
+        _check_pool("The agents' smallest pools want", wanted, *machine())
 
 
 def _check_pool(who: str, wanted: Sequence[tuple[float, float]], cpus: int, gpus: int) -> None:

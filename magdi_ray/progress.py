@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-QUIET_SECONDS = 30.0
+QUIET_SECONDS = 60.0
 """Between two lines where there is no terminal."""
 
 console = Console(stderr=True, highlight=False)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magdi_ray.agents.base import derive_seed
+from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
+from magdi_ray.config.base import content_hash
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.sections import GraphSource, absolute
 from magdi_ray.debate.store import read_debates, write_debates
@@ -29,8 +31,12 @@ from magdi_ray.graph.store import iter_mags, write_mags
 from magdi_ray.progress import Progress, polled
 from magdi_ray.runs import Run, file_hash
 from magdi_ray.tasks.base import SPLITS, Question
-from magdi_ray.tasks.load import check_questions, fingerprint, load_questions, load_task
-from magdi_ray.tasks.store import read_questions, write_questions
+from magdi_ray.tasks.checks import checked, fingerprint
+from magdi_ray.tasks.load import BadRow, iter_questions, load_task
+from magdi_ray.tasks.store import count_stored, iter_stored, write_questions, write_splits
+
+if TYPE_CHECKING:
+    from magdi_ray.debate.run import DebateStage
 
 Facts = dict[str, Any]
 
@@ -38,25 +44,40 @@ GRAPHS_PER_FILE = 4096
 
 
 def make_questions(config: RunConfig, run: Run, directory: Path) -> Facts:
-    """Load, check and store the questions, one file a split."""
-    questions = all_questions(config)
-    counts: dict[str, int] = {}
-    for split in SPLITS:
-        chosen = [question for question in questions if question.split == split]
-        if chosen:
-            counts[split] = write_questions(directory / f"{split}.parquet", chosen)
-    return counts
+    """Check and store the questions as they come, one file a split; rows that are left out are listed in `skipped.jsonl`."""
+    counts: Counter[str] = Counter()
+    path = directory / "skipped.jsonl"
+    with path.open("w", encoding="utf-8") as listed:
+
+        def skip(bad: BadRow) -> None:
+            counts["rows left out"] += 1
+            counts[f"rows left out: {bad.fault}"] += 1
+            # no path: where the file lies is no part of what a stage holds
+            line = {"split": bad.split, "place": f"{bad.place.unit} {bad.place.number}", "fault": bad.fault, "reason": bad.reason}
+            listed.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+        stored = write_splits(directory, _counting_golds(all_questions(config, skip), counts))
+    if not counts["rows left out"]:
+        path.unlink()
+    return {split: stored[split] for split in SPLITS if stored[split]} | dict(+counts)
 
 
-def all_questions(config: RunConfig) -> list[Question]:
-    """Every question of a run, checked: the task's own, or those of recorded debates and the task's held-out ones."""
-    if config.graph.source is None:
-        questions = load_questions(config.task)
-    else:
-        held_out = [question for question in load_questions(config.task) if question.split != "train"]
-        questions = source_questions(config, config.graph.source) + held_out
-    check_questions(questions)
-    return questions
+def _counting_golds(questions: Iterator[Question], counts: Counter[str]) -> Iterator[Question]:
+    for question in questions:
+        counts["without a gold answer"] += question.gold is None
+        yield question
+
+
+def all_questions(config: RunConfig, skipped: Callable[[BadRow], object] = lambda _: None) -> Iterator[Question]:
+    """Every question of a run, checked: the task's own, or those of recorded debates and the task's held-out ones.
+
+    Held-out questions come first. Rows of question files that are left out go to `skipped`.
+    """
+    golds, source = config.graph.labels == "gold", config.graph.source
+    found: Iterable[Question] = iter_questions(config.task, golds=golds, training=source is None, skipped=skipped)
+    if source is not None:
+        found = sorted([*source_questions(config, source), *found], key=lambda question: question.split == "train")
+    return checked(found)
 
 
 def source_questions(config: RunConfig, source: GraphSource) -> list[Question]:
@@ -90,18 +111,38 @@ def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
         return _import_debates(config, run, directory, config.graph.source)
     from magdi_ray.debate.run import run_debates
 
-    questions = read_questions(run.path("questions"))
-    source = directory / "source"
-    source.mkdir()
-    write_questions(source / "questions.parquet", questions)
-    facts = run_debates(config, questions, source=source, out=directory)
-    (source / "questions.parquet").unlink()
-    source.rmdir()
-    return facts
+    return run_debates(debate_stage(config, run), source=run.path("questions"), out=directory, log=run.metrics)
+
+
+def debate_stage(config: RunConfig, run: Run) -> DebateStage:
+    """What the debate stage of a run works on."""
+    from magdi_ray.debate.run import DebateStage, identity
+
+    assert config.debate is not None
+    agents = config.debate.agents
+    hashes = {agent.name: "".join(file_hash(resolve_model(path)) for path in agent.engine.files()) for agent in agents}
+    return DebateStage(
+        config=config,
+        replies=replies_url(config, run),
+        run=payer(config, run),
+        rows=count_stored(run.path("questions")),
+        identities={agent.name: identity(agent, hashes[agent.name]) for agent in agents},
+    )
+
+
+def payer(config: RunConfig, run: Run) -> str:
+    """What a run is called in the records of replies it paid for."""
+    return f"{config.name}-{content_hash(str(run.root.resolve()))[:8]}"
+
+
+def replies_url(config: RunConfig, run: Run) -> str:
+    """Where the replies of a run's debates are kept."""
+    chosen = config.debate.replies if config.debate else None
+    return absolute(chosen) if chosen else str((run.root / "replies").resolve())
 
 
 def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphSource) -> Facts:
-    split = {question.id: question.split for question in read_questions(run.path("questions"))}
+    split = {question.id: question.split for question in iter_stored(run.path("questions"))}
     found = read_source(config)
     debates = [replace(d, question=replace(d.question, split=split[d.question.id])) for d in found.debates]
     write_debates(directory / "imported.parquet", debates)
@@ -138,7 +179,7 @@ def _built_mags(config: RunConfig, run: Run, counts: Counter[str]) -> Iterator[M
 
 
 def _copied_mags(path: str, run: Run, counts: Counter[str]) -> Iterator[Mag]:
-    split = {question.id: question.split for question in read_questions(run.path("questions"))}
+    split = {question.id: question.split for question in iter_stored(run.path("questions"))}
     for mag in iter_mags(path):
         yield _counted(replace(mag, question=replace(mag.question, split=split[mag.question.id])), counts)
 
@@ -222,7 +263,7 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     """Measure base, students, teachers and vote on the same held-out questions."""
     from magdi_ray.evaluate.run import run_answers
 
-    held_out = [q for q in read_questions(run.path("questions")) if q.split in config.evaluate.splits]
+    held_out = [q for q in iter_stored(run.path("questions")) if q.split in config.evaluate.splits]
     questions = [question for question in held_out if question.gold is not None]
     models = {BASE: base_model(config, run)}
     models |= {recipe.name: str(run.path(student_stage(config, recipe))) for recipe in recipes(config.distil)}

@@ -29,8 +29,9 @@ ALLOWED = {
 
 PURE = (
     *("config", "runs.py", "tasks", "graph", "tiny"),
-    *(f"debate/{name}.py" for name in ("transcript", "reading", "reconcile", "vote", "store")),
-    *(f"distill/{name}.py" for name in ("text", "tokens", "plan", "batch", "objectives", "student", "scratch", "zero", "loop")),
+    *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "templates", "vote", "decide", "store")),
+    *(f"debate/{name}.py" for name in ("reconcile", "society", "single", "self_consistency", "critique", "convincing")),
+    *(f"distill/{name}.py" for name in ("tokens", "plan", "batch", "objectives", "student", "scratch", "zero", "loop")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics")),
 )
 

@@ -6,7 +6,8 @@ from typing import assert_never
 
 from magdi_ray.agents.base import Engine
 from magdi_ray.agents.weights import check_model_directory
-from magdi_ray.config.sections import EngineConfig, RecordedEngine, TransformersEngine
+from magdi_ray.config.sections import ApiEngine, EngineConfig, RecordedEngine, TransformersEngine, VllmEngine
+from magdi_ray.errors import EngineError
 
 
 def load_engine(config: EngineConfig, *, device: str | None = None) -> Engine:
@@ -22,10 +23,22 @@ def load_engine(config: EngineConfig, *, device: str | None = None) -> Engine:
             check_model_directory(config.model)  # before torch is imported, which takes seconds
             from magdi_ray.agents.transformers import TransformersAgent
 
+            if config.batching == "continuous":
+                from magdi_ray.agents.continuous import ContinuousAgent
+
+                return ContinuousAgent(config, device=device)
             return TransformersAgent(config, device=device)
         case RecordedEngine():
             from magdi_ray.agents.recorded import RecordedAgent
 
             return RecordedAgent(config.path)
+        case ApiEngine():
+            from magdi_ray.agents.api import ApiAgent
+
+            return ApiAgent(config, agent=config.model)
+        case VllmEngine():
+            raise EngineError(
+                "vLLM runs only as a Serve application: deploy the engine (`deploy_engines`) and ask a `PooledEngine`."
+            )
         case _:
             assert_never(config)

@@ -19,10 +19,10 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayErr
 from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
-from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception_type, wait_exponential, wait_random
+from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential, wait_random
 
 from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.config.sections import EngineConfig, TransformersEngine
+from magdi_ray.config.sections import EngineConfig, TransformersEngine, VllmEngine
 from magdi_ray.errors import EngineError, MagdiError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ RETRIED = (
 
 RETRY_SECONDS = 60.0
 """Waits between retries of one request, added up; a dead replica is back after 10 to 13 s and the loading of its weights."""
+
+UPSCALE_SECONDS = 5.0
+"""So long must the load stay for another copy to start; a debate's load comes at once and stays for long."""
 
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
 """The line of a traceback that names the exception."""
@@ -83,14 +86,24 @@ class EngineReplica:
         return await self._engine.generate(messages, sampling)
 
 
+def copies(replicas: tuple[int, int], *, full: int) -> dict[str, Any]:
+    """Serve's options for so many copies; what waits beyond the `full` requests of each is a reason for another one."""
+    low, high = replicas
+    if low == high:
+        return {"num_replicas": low}
+    limits = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": full}
+    return {"autoscaling_config": {**limits, "upscale_delay_s": UPSCALE_SECONDS}}
+
+
 def engine_application(spec: PoolSpec) -> serve.Application:
     """The Serve application of one engine, not yet deployed."""
+    if isinstance(spec.engine, VllmEngine):
+        from magdi_ray.agents.vllm import vllm_application
+
+        return vllm_application(spec)
     batch = getattr(spec.engine, "max_batch_size", 32)
-    low, high = spec.replicas
-    scaling: dict[str, Any] = {"num_replicas": low}
-    if low < high:
-        # A replica is full when one batch decodes; what waits beyond that is a reason for another copy.
-        scaling = {"autoscaling_config": {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": batch}}
+    # A replica is full when one batch decodes.
+    scaling = copies(spec.replicas, full=batch)
     deployment = serve.deployment(EngineReplica).options(
         name="engine",
         ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus},
@@ -222,7 +235,7 @@ async def ask_replica(
         # The waits between attempts are counted, not the attempts: a request may rightly queue for minutes at a busy engine.
         stop=lambda state: state.idle_for >= retry_s,
         wait=wait_exponential(multiplier=0.2, max=5.0) + wait_random(0.0, 0.5),
-        retry=retry_if_exception_type(RETRIED),
+        retry=retry_if_exception(_replica_lost),
         before_sleep=before_sleep_log(logger, logging.INFO),
         reraise=True,
     )
@@ -238,6 +251,11 @@ async def ask_replica(
         raise EngineError(f"Engine {name!r} failed: {type(error.cause).__name__}: {_first_line(error.cause)}") from error
     except (RayError, RayServeException) as error:
         raise EngineError(f"Engine {name!r} cannot be asked: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _replica_lost(error: BaseException) -> bool:
+    """Whether a replica died: the one that was asked, or the one that it had to ask itself."""
+    return isinstance(error.cause if isinstance(error, RayTaskError) else error, RETRIED)
 
 
 async def _ask_once(handle: DeploymentHandle[EngineReplica], messages: tuple[Message, ...], sampling: Sampling) -> Reply:

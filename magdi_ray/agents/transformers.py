@@ -37,11 +37,9 @@ from magdi_ray.agents.batching import Collector
 from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.weights import (
     ContextLengthError,
-    adapter_base,
+    base_and_adapter,
     check_model_directory,
     has_tokenizer,
-    is_adapter,
-    resolve_model,
 )
 from magdi_ray.config.sections import TransformersEngine
 from magdi_ray.errors import EngineError, MagdiError
@@ -136,18 +134,22 @@ class RowEnd(StoppingCriteria):
         return self._limit_B <= step
 
     def _look_for_stops(self, input_ids: torch.Tensor, step: int) -> None:
-        # A character takes at most 4 tokens (UTF-8 bytes); the last few characters decide, so only those are decoded.
-        window = 4 * max(len(stop) for stops in self._open.values() for stop in stops) + 8
         rows = list(self._open)
         written = input_ids[rows, self.prompt_length :].tolist()
         for row, ids in zip(rows, written, strict=True):
-            stops = self._open[row]
-            if any(stop in self._decode(ids[-window:]) for stop in stops) and any(stop in self._decode(ids) for stop in stops):
+            if has_stop(ids, self._open[row], self._decode):
                 self.lengths[row] = step
                 self._limit_B[row] = step
                 del self._open[row]
             elif ids[-1] in self._end_ids or step >= self.lengths[row]:
                 del self._open[row]
+
+
+def has_stop(ids: list[int], stops: Sequence[str], decode: Callable[[list[int]], str]) -> bool:
+    """Whether the last of these tokens completed a stop string; none of `stops` is empty."""
+    # A character takes at most 4 tokens (UTF-8 bytes); the last few characters decide, so mostly only those are decoded.
+    window = 4 * max(map(len, stops)) + 8
+    return any(stop in decode(ids[-window:]) for stop in stops) and any(stop in decode(ids) for stop in stops)
 
 
 def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
@@ -168,6 +170,23 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     return ids
 
 
+def fit_context(sampling: Sampling, tokens_in: int, *, context_length: int | None, model: str) -> Sampling:
+    """The sampling, its reply shortened to what a prompt of `tokens_in` tokens leaves of the context, where that was asked for.
+
+    Raises:
+        ContextLengthError: prompt and `max_tokens` exceed the context; both counts are named.
+    """
+    room = sampling.max_tokens if context_length is None else context_length - tokens_in
+    if sampling.clip_to_context and 0 < room < sampling.max_tokens:
+        return sampling.model_copy(update={"max_tokens": room})
+    if sampling.max_tokens > room:
+        raise ContextLengthError(
+            f"The prompt's {tokens_in} tokens and max_tokens={sampling.max_tokens} exceed the {context_length} tokens "
+            f"that {model} can read. Shorten the messages or lower max_tokens."
+        )
+    return sampling
+
+
 class TransformersAgent:
     """Decodes with `model.generate` from transformers, on one device."""
 
@@ -182,7 +201,7 @@ class TransformersAgent:
         self.config = config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            self.model, self.tokenizer = load_model(resolve_model(config.model), dtype=config.dtype)
+            self.model, self.tokenizer = load_model(config.model, dtype=config.dtype)
         except MagdiError:
             raise
         except Exception as error:  # transformers, safetensors and the hub raise dozens of types
@@ -204,23 +223,23 @@ class TransformersAgent:
             ContextLengthError: prompt and `max_tokens` exceed the model's context; both counts are named.
             EngineError: the chat template refuses the messages, or decoding failed.
         """
-        if self.config.system_prompt is not None:
-            messages = [Message("system", self.config.system_prompt), *messages]
-        ids = read_prompt(self.tokenizer, messages)
-        room = sampling.max_tokens if self.context_length is None else self.context_length - len(ids)
-        if sampling.clip_to_context and 0 < room < sampling.max_tokens:
-            sampling = sampling.model_copy(update={"max_tokens": room})
-        if sampling.max_tokens > room:
-            raise ContextLengthError(
-                f"The prompt's {len(ids)} tokens and max_tokens={sampling.max_tokens} exceed the {self.context_length} tokens "
-                f"that {self.config.model} can read. Shorten the messages or lower max_tokens."
-            )
+        request = self._request(messages, sampling)
         try:
-            return await self._collector.submit(Request(ids, sampling))
+            return await self._decode(request)
         except MagdiError:
             raise
         except Exception as error:  # whatever torch raises is one failed reply for the caller
             raise EngineError(f"{self.config.model} could not decode: {type(error).__name__}: {error}") from error
+
+    def _request(self, messages: Sequence[Message], sampling: Sampling) -> Request:
+        """The prompt, and a sampling that fits behind it."""
+        if self.config.system_prompt is not None:
+            messages = [Message("system", self.config.system_prompt), *messages]
+        ids = read_prompt(self.tokenizer, messages)
+        return Request(ids, fit_context(sampling, len(ids), context_length=self.context_length, model=self.config.model))
+
+    async def _decode(self, request: Request) -> Reply:
+        return await self._collector.submit(request)
 
     def _decode_batch(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies for all requests, from one call of `generate`."""
@@ -270,31 +289,39 @@ class TransformersAgent:
         )
 
     def _text(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return decode_text(self.tokenizer, ids)
 
 
-def load_model(directory: str, *, dtype: str = "float32") -> tuple[Any, Any]:
-    """Model and tokenizer of a directory or hub name; an adapter is merged into its base, which decodes faster than beside it.
+def decode_text(tokenizer: Any, ids: list[int]) -> str:
+    """What tokens say, without special tokens."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def load_model(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
+    """Model and tokenizer of what `name` stands for (see `weights`); an adapter is merged into its base, which decodes faster
+    than beside it.
 
     Weights are read from safetensors only, and no code that comes with a model is run.
     """
-    tokenizer_from = directory
-    if is_adapter(directory):
-        base = resolve_model(adapter_base(directory))
-        tokenizer_from = directory if has_tokenizer(directory) else base
-        model = _load_weights(base, dtype)
-    else:
-        model = _load_weights(directory, dtype)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_from, trust_remote_code=False)
-    if is_adapter(directory):
+    base, adapter = base_and_adapter(name)
+    model = _load_weights(base, dtype)
+    tokenizer = load_tokenizer(name)
+    if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, directory).merge_and_unload()
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
-        raise EngineError(f"{Path(directory).name}: the tokenizer knows {len(tokenizer)} tokens, the model embeds only {rows}.")
+        raise EngineError(f"{Path(name).name}: the tokenizer knows {len(tokenizer)} tokens, the model embeds only {rows}.")
     return model, tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The adapter's own tokenizer where it brings one, else the base's."""
+    base, adapter = base_and_adapter(name)
+    directory = adapter if adapter is not None and has_tokenizer(adapter) else base
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _load_weights(name: str, dtype: str) -> Any:

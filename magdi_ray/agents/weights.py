@@ -1,7 +1,8 @@
 """Where a model's files are, and whether they can be loaded, said before anything is loaded. Knows no torch.
 
 A model is named by a directory in Hugging Face's layout (full weights, or a PEFT adapter whose `adapter_config.json` names its
-base), by `pkg://package/path` for files shipped inside an installed package, or by a hub name, `organisation/model`.
+base), by `pkg://package/path` for files shipped inside an installed package, or by a hub name, `organisation/model`. Any of them
+may carry an adapter behind a colon, `base:adapter`, whatever base the adapter's own configuration names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from magdi_ray.errors import ConfigError, EngineError
 
 PACKAGE_SCHEME = "pkg://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+BASE_AND_ADAPTER = re.compile(r":(?!//)")
+"""The colon of `base:adapter`; that of a scheme (pkg://, s3://) is none."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
@@ -43,6 +46,31 @@ def resolve_model(name: str) -> str:
     return str(found)
 
 
+def split_adapter(name: str) -> tuple[str, str | None]:
+    """Base and adapter of `base:adapter`; None without an adapter, and where a path of that very name exists.
+
+    Raises:
+        ConfigError: more than one adapter, or an empty half.
+    """
+    base, *adapters = [name] if Path(name).exists() else BASE_AND_ADAPTER.split(name)
+    if not base or len(adapters) > 1 or "" in adapters:
+        raise ConfigError(f"A model is named `base` or `base:adapter`, found {name!r}.")
+    return base, adapters[0] if adapters else None
+
+
+def base_and_adapter(name: str) -> tuple[str, str | None]:
+    """Where a model's base and adapter are: paths or hub names. A lone adapter directory names its base itself.
+
+    Raises:
+        ConfigError: see `split_adapter`, `resolve_model` and `adapter_base`.
+    """
+    base, adapter = split_adapter(name)
+    base = resolve_model(base)
+    if adapter is not None:
+        return base, resolve_model(adapter)
+    return (resolve_model(adapter_base(base)), base) if is_adapter(base) else (base, None)
+
+
 def is_adapter(directory: str | Path) -> bool:
     """Whether a directory holds a PEFT adapter instead of full weights."""
     return (Path(directory) / "adapter_config.json").is_file()
@@ -65,24 +93,43 @@ def adapter_base(directory: str | Path) -> str:
 
 
 def check_model_directory(name: str) -> None:
-    """Check that a model's files are all there, adapters' bases included. Hub names need the network and are not checked.
+    """Check that a model's files are all there, adapters and their bases included. Hub names need the network and are not
+    checked.
 
     Raises:
         ConfigError: what is missing, and where it was looked for.
     """
+    base, adapter = split_adapter(name)
+    if adapter is not None:
+        _check_adapter(adapter)
+        if is_adapter(resolve_model(base)):
+            raise ConfigError(f"{name!r} puts an adapter on an adapter. Name the full weights before the colon.")
+    directory = Path(resolve_model(base))
+    if not directory.is_dir():
+        if HUB_NAME.fullmatch(base) and not directory.parent.is_dir():
+            return
+        raise ConfigError(f"No model directory at {base!r}. Name a directory, pkg://package/path or a hub name (org/model).")
+    if is_adapter(directory):
+        _check_weights(directory, "adapter_model")
+        check_model_directory(adapter_base(directory))
+        return
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"{directory} is no model directory: it holds neither config.json nor adapter_config.json.")
+    _check_weights(directory, "model")
+    if not has_tokenizer(directory):
+        raise ConfigError(f"{directory} holds no tokenizer: one of {', '.join(TOKENIZER_FILES)} is required.")
+
+
+def _check_adapter(name: str) -> None:
+    """Check what stands behind the colon of `base:adapter`."""
     directory = Path(resolve_model(name))
     if not directory.is_dir():
         if HUB_NAME.fullmatch(name) and not directory.parent.is_dir():
             return
-        raise ConfigError(f"No model directory at {name!r}. Name a directory, pkg://package/path or a hub name (org/model).")
-    adapter = is_adapter(directory)
-    if not adapter and not (directory / "config.json").is_file():
-        raise ConfigError(f"{directory} is no model directory: it holds neither config.json nor adapter_config.json.")
-    _check_weights(directory, "adapter_model" if adapter else "model")
-    if adapter:
-        check_model_directory(adapter_base(directory))
-    elif not has_tokenizer(directory):
-        raise ConfigError(f"{directory} holds no tokenizer: one of {', '.join(TOKENIZER_FILES)} is required.")
+        raise ConfigError(f"No adapter directory at {name!r}. Name a directory, pkg://package/path or a hub name (org/adapter).")
+    if not is_adapter(directory):
+        raise ConfigError(f"{directory} holds no adapter_config.json: it is no PEFT adapter.")
+    _check_weights(directory, "adapter_model")
 
 
 def has_tokenizer(directory: str | Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
+from magdi_ray.agents.weights import split_adapter
 from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.config.protocols import ProtocolConfig
@@ -45,12 +46,12 @@ class FileTask(Section):
 
     name: Literal["gsm8k", "strategyqa", "commonsenseqa", "ecare"]
     path: str | None = None
-    """Training questions: a file, a directory written by `datasets`, or a dataset's hub name; None where they come with recorded
-    debates (`graph.source`)."""
+    """Training questions: a file, a directory written by `datasets`, or a dataset's hub name (`:SPLIT` behind either names its
+    split, else `train`); None where they come with recorded debates (`graph.source`)."""
     limit: int | None = Field(None, ge=1)
     """Use only the first so many training questions; None uses all."""
     test_path: str | None = None
-    """Held-out questions, named like `path`."""
+    """Held-out questions, named like `path`, with the split `test`."""
     test_limit: int | None = Field(None, ge=1)
     """Use only the first so many held-out questions; None uses all."""
     subset: str | None = None
@@ -61,6 +62,16 @@ class FileTask(Section):
     """Rows that are empty, doubled or without a gold answer: refuse the file, naming their lines, or leave them out, counted."""
 
 
+def model_files(model: str) -> tuple[str, ...]:
+    """Base and adapter of a model's name, as far as it has them."""
+    return tuple(filter(None, split_adapter(model)))
+
+
+def located_model(model: str) -> str:
+    """A model's name, with base and adapter made absolute."""
+    return ":".join(map(absolute, model_files(model)))
+
+
 TaskConfig = Annotated[TinyTask | FileTask, Field(discriminator="name")]
 
 
@@ -69,6 +80,7 @@ class TransformersEngine(Section):
 
     type: Literal["transformers"]
     model: str = Field(min_length=1)
+    """`base:adapter` puts a LoRA adapter on a base; an adapter directory alone takes the base it was trained on."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batching: Literal["dynamic", "continuous"] = operational("dynamic")
     """dynamic: gather what waits, decode it to its end. continuous: rows leave and join at every step (greedy decoding only)."""
@@ -79,11 +91,11 @@ class TransformersEngine(Section):
 
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""
-        return (self.model,)
+        return model_files(self.model)
 
     def located(self) -> TransformersEngine:
         """The same engine with a local directory made absolute: workers have working directories of their own."""
-        return self.model_copy(update={"model": absolute(self.model)})
+        return self.model_copy(update={"model": located_model(self.model)})
 
 
 class RecordedEngine(Section):
@@ -179,12 +191,11 @@ class VllmEngine(Section):
 
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""
-        return tuple(filter(None, self.model.split(":")))
+        return model_files(self.model)
 
     def located(self) -> VllmEngine:
         """The same engine with local directories made absolute."""
-        base, colon, adapter = self.model.partition(":")
-        return self.model_copy(update={"model": f"{absolute(base)}{colon}{absolute(adapter) if adapter else ''}"})
+        return self.model_copy(update={"model": located_model(self.model)})
 
 
 EngineConfig = Annotated[TransformersEngine | RecordedEngine | ApiEngine | VllmEngine, Field(discriminator="type")]
@@ -209,6 +220,15 @@ class AgentConfig(Section):
         if not 1 <= value[0] <= value[1]:
             raise ValueError("must be [min, max] with 1 <= min <= max")
         return value
+
+    @model_validator(mode="after")
+    def _continuous_batches_are_greedy(self) -> AgentConfig:
+        if getattr(self.engine, "batching", None) == "continuous" and self.sampling.temperature > 0.0:
+            raise ValueError(
+                f"engine.batching: continuous decodes greedily, but sampling.temperature is {self.sampling.temperature}; "
+                "use batching: dynamic, or temperature: 0.0"
+            )
+        return self
 
 
 class EstimateConfig(Section):

@@ -1,13 +1,22 @@
-"""Reading a reply: what answer it gives and how sure it says it is. Pure; nothing is ever invented."""
+"""Reading a reply: what answer it gives and how sure it says it is. Pure; nothing is ever invented.
+
+A structured reply (`magdi_ray.debate.structured`) is rewritten as prose: its reasoning, its answer in the task's closing sentence
+and, where it states one, its confidence. A turn then looks the same whichever way its agent was asked; the raw reply stays in the
+reply store.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from magdi_ray.agents.base import Reply
-from magdi_ray.debate.transcript import Ask, ConfidenceSource, Turn
+from magdi_ray.agents.base import Message, Reply
+from magdi_ray.debate.structured import Fields, read_fields
+from magdi_ray.debate.transcript import Ask, ConfidenceSource, Debate, Turn
 from magdi_ray.tasks.base import Question, Task
 
 AMOUNT = r"(?P<value>\d+(?:\.\d+)?)\s*(?:(?P<unit>%|percent\b)|(?:/|out\s+of)\s*(?P<whole>\d+(?:\.\d+)?))?"
@@ -22,6 +31,11 @@ PERSONAL = re.compile(
     rf"\(?\b(?:i(?:'m|\s+am)\s+)?(?:about\s+)?{AMOUNT}\s+(?:confident|confidence|sure|certain)\b\)?\.?", re.IGNORECASE
 )
 """I am 90% sure"""
+
+REPAIR = """\
+No answer can be read from your reply. State your answer again, and nothing else, in exactly the form that was asked for. \
+If you have not come to an answer, say that you do not know."""
+"""The message that asks once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +74,76 @@ def _share(match: re.Match[str]) -> float | None:
 
 def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
     """The turn a reply makes: status "unparsed" and no answer where none can be read."""
-    statement = split_confidence(reply.text)
-    answer = task.extract(question, statement.text)
-    confidence, source = statement.confidence, "stated"
-    if confidence is None:
-        confidence, source = reply.confidence, "token_probability"
-    known: ConfidenceSource = "none" if confidence is None else "stated" if source == "stated" else "token_probability"
+    fields = read_fields(reply.text)
+    if fields is None:
+        text = reply.text
+        statement = split_confidence(text)
+        answer = task.extract(question, statement.text)
+    else:
+        answer = None if fields.answer is None else task.extract(question, task.state(fields.answer))
+        text = _prose(task, fields, answer)
+        statement = split_confidence(text)
+    confidence = reply.confidence if statement.confidence is None else statement.confidence
+    source: ConfidenceSource = "token_probability" if statement.confidence is None else "stated"
     return Turn(
         agent=ask.agent,
         round=ask.round,
         shown=ask.shown,
-        text=reply.text,
+        text=text,
         answer=answer,
         confidence=confidence,
-        confidence_source=known,
+        confidence_source="none" if confidence is None else source,
         tokens_in=reply.tokens_in,
         tokens_out=reply.tokens_out,
         model=reply.model,
         status="unparsed" if answer is None else "ok",
+        role=ask.role,
+    )
+
+
+def read_round(task: Task, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
+    """A debate with the turns that the replies to its asks make."""
+    turns = tuple(read_turn(task, debate.question, ask, reply) for ask, reply in zip(asks, replies, strict=True))
+    return replace(debate, turns=debate.turns + turns)
+
+
+def _prose(task: Task, fields: Fields, answer: str | None) -> str:
+    """A structured reply as prose; an answer that cannot be read stands in it as it was written, not as a statement."""
+    stated = fields.answer if answer is None else task.state(answer)
+    share = None if fields.confidence is None else _stated_share(fields.confidence)
+    return "\n".join(filter(None, (fields.reasoning, stated, None if share is None else f"Confidence: {round(share, 4)}")))
+
+
+def _stated_share(written: str) -> float | None:
+    with suppress(ValueError):
+        written = f"{float(written):f}"  # 1e-05 in digits
+    return split_confidence(f"Confidence: {written}").confidence
+
+
+def repair_messages(ask: Ask, reply: Reply) -> tuple[Message, ...]:
+    """The conversation in which an agent whose reply could not be read is asked once more.
+
+    An empty reply is not quoted (providers refuse empty messages): the request then ends the message it answered.
+    """
+    if reply.text.strip():
+        return (*ask.messages, Message("assistant", reply.text), Message("user", REPAIR))
+    *earlier, last = ask.messages
+    return (*earlier, replace(last, content=f"{last.content}\n\n{REPAIR}"))
+
+
+def merge_repair(first: Reply, second: Reply) -> Reply:
+    """Two replies as one: the first one's reasoning, then what the second says. Tokens are summed, the rest is the second's.
+
+    Of structured replies, the reasoning of the first takes the place of the second's.
+    """
+    before, after = read_fields(first.text), read_fields(second.text)
+    reasoning = first.text.strip() if before is None else before.reasoning
+    answer = second.text
+    if reasoning and after is not None:
+        answer = json.dumps({"answer": after.answer, "confidence": after.confidence}, ensure_ascii=False)
+    return replace(
+        second,
+        text="\n".join(filter(None, (reasoning, answer))),
+        tokens_in=first.tokens_in + second.tokens_in,
+        tokens_out=first.tokens_out + second.tokens_out,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from magdi_ray.agents.base import Message, Reply
-from magdi_ray.tasks.base import Question
+from magdi_ray.tasks.base import Question, Task
 
 Status = Literal["ok", "unparsed"]
 Stopped = Literal["consensus", "rounds", "error", "running"]
@@ -29,7 +29,7 @@ class Turn:
     shown: tuple[int, ...]
     """Positions in `Debate.turns` of the replies this agent was shown before answering."""
     text: str
-    """The reply as it came."""
+    """The reply as it came; a structured one (JSON) as prose (`magdi_ray.debate.reading`)."""
     answer: str | None
     """In the task's normal form; None exactly when status is "unparsed"."""
     confidence: float | None
@@ -53,7 +53,8 @@ class Debate:
     answer: str | None = None
     """The team's answer; None until the debate ended, and when nobody gave an answer."""
     agreement: float = 0.0
-    """Share of the agents whose last reply gave the team's answer."""
+    """Share of the agents whose last reply gave the team's answer: of those that debate (a judge is none of them), or of an
+    agent's samples where all replies are one agent's."""
     stopped: Stopped = "running"
     error: str | None = None
     """"ErrorClass: message" of what ended the debate early; its turns up to there are kept."""
@@ -92,6 +93,11 @@ class DebateProtocol(Protocol):
     @property
     def name(self) -> str:
         """What configurations call the protocol."""
+        ...
+
+    @property
+    def task(self) -> Task:
+        """By whose rules replies are read."""
         ...
 
     def start(self, question: Question, agents: Sequence[str]) -> Debate:

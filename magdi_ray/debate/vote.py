@@ -7,7 +7,7 @@ mapped to a few coarse weights before it counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from magdi_ray.tasks.base import Task, group_same
@@ -57,18 +57,34 @@ def tally(task: Task, ballots: Sequence[Ballot]) -> Verdict:
     Ties in weight go to the answer with more ballots, then to the one with the higher summed raw confidence, then to the
     answer that sorts first, so that the outcome never depends on the order of the ballots.
     """
-    groups = group_same(task, [ballot.answer for ballot in ballots])
+    return _elect(task, ballots, lambda group: (_weight(group), len(group), _total(b.confidence or 0.0 for b in group)))
+
+
+def majority(task: Task, ballots: Sequence[Ballot]) -> Verdict:
+    """The answer with the most ballots; of several, the one with more recalibrated weight, then the one that sorts first."""
+    return _elect(task, ballots, lambda group: (len(group), _weight(group)))
+
+
+Strength = tuple[float, ...]
+
+
+def _elect(task: Task, ballots: Sequence[Ballot], strength: Callable[[Sequence[Ballot]], Strength]) -> Verdict:
+    groups = [[ballots[i] for i in group] for group in group_same(task, [ballot.answer for ballot in ballots])]
     if not groups:
         return Verdict(answer=None, agreement=0.0)
+    best = max(map(strength, groups))
+    winner = min((group for group in groups if strength(group) == best), key=_spelling)
+    return Verdict(answer=_spelling(winner), agreement=len(winner) / len(ballots))
 
-    def strength(group: list[int]) -> tuple[float, int, float]:
-        confidences = [ballots[i].confidence for i in group]
-        weight = math.fsum(recalibrate(c) for c in confidences)
-        return round(weight, 9), len(group), round(math.fsum(c or 0.0 for c in confidences), 9)
 
-    def spelling(group: list[int]) -> str:
-        return min(ballots[i].answer or "" for i in group)
+def _spelling(group: Sequence[Ballot]) -> str:
+    return min(ballot.answer or "" for ballot in group)
 
-    best = max(strength(group) for group in groups)
-    winner = min((group for group in groups if strength(group) == best), key=spelling)
-    return Verdict(answer=spelling(winner), agreement=len(winner) / len(ballots))
+
+def _weight(group: Sequence[Ballot]) -> float:
+    return _total(recalibrate(ballot.confidence) for ballot in group)
+
+
+def _total(values: Iterable[float]) -> float:
+    # Rounded: the same confidences in another order must not differ in the last bit.
+    return round(math.fsum(values), 9)

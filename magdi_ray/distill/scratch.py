@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.distill.text import student_reply
 from magdi_ray.graph.schema import Mag
+from magdi_ray.graph.text import student_reply
 from magdi_ray.tasks.base import Task
 
 START, END, PAD = "<s>", "</s>", "<pad>"

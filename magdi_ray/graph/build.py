@@ -5,7 +5,7 @@ from __future__ import annotations
 from magdi_ray.debate.reading import split_confidence
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import GraphError
-from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node
+from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node, edge_type
 from magdi_ray.tasks.base import Task
 
 
@@ -60,6 +60,5 @@ def _edges_into(debate: Debate, target: int) -> list[Edge]:
                 f"question {debate.question.id!r}: turn {target} says it was shown turn {source}. "
                 "A reply can only be shown earlier replies; the transcript is damaged."
             )
-        kind = "self" if debate.turns[source].agent == turn.agent else "peer"
-        edges.append(Edge(source, target, kind))  # type: ignore[arg-type]
+        edges.append(Edge(source, target, edge_type(debate.turns[source], turn)))
     return edges

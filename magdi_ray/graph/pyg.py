@@ -20,8 +20,8 @@ def to_pyg(mags: Sequence[Mag], x_NH: torch.Tensor | None = None) -> Batch:
     """The graphs as one disconnected graph, in order.
 
     The batch holds `edge_index` int64 [2, E] (row 0 sources, row 1 targets), `edge_type` int64 [E] (position in
-    `EDGE_TYPES`: 0 self, 1 peer), `y` int64 [N] (1 correct, 0 wrong, -1 unlabelled), `batch` int64 [N] (the graph of each
-    node), `ptr` int64 [graphs + 1] and, where features are given, `x` [N, H]: the same tensor, its gradient intact.
+    `EDGE_TYPES`: 0 self, 1 peer, 2 critique), `y` int64 [N] (1 correct, 0 wrong, -1 unlabelled), `batch` int64 [N] (the graph of
+    each node), `ptr` int64 [graphs + 1] and, where features are given, `x` [N, H]: the same tensor, its gradient intact.
 
     Raises:
         ValueError: no graphs, or `x_NH` does not have one row per node.

@@ -11,14 +11,15 @@ from typing import Literal
 
 import pyarrow as pa
 
-from magdi_ray.debate.transcript import ConfidenceSource, Status
+from magdi_ray.debate.transcript import ConfidenceSource, Role, Status, Turn
 from magdi_ray.tasks.base import Question
 
-SCHEMA_VERSION = 1
-"""Raised whenever a reader of the previous version would misread a file."""
+SCHEMA_VERSION = 2
+"""Raised whenever a reader of the previous version would misread a file. Version 1, without `critique` edges, is still read."""
 
-EdgeType = Literal["self", "peer"]
-EDGE_TYPES: tuple[EdgeType, ...] = ("self", "peer")
+EdgeType = Literal["self", "peer", "critique"]
+"""self: the agent's own earlier reply. critique: another agent's, given as a critic. peer: any other reply of another agent."""
+EDGE_TYPES: tuple[EdgeType, ...] = ("self", "peer", "critique")
 LabelSource = Literal["gold", "vote", "none"]
 
 
@@ -28,10 +29,11 @@ class Node:
 
     agent: str
     round: int
-    role: str
+    role: Role
+    """What the agent was asked to do."""
     model: str
     text: str
-    """The reply as it came."""
+    """The reply as it came; a structured one (JSON) as prose."""
     reasoning: str
     """The reply without its answer and confidence statements."""
     answer: str | None
@@ -63,7 +65,7 @@ class Mag:
     answer: str | None
     """The team's answer."""
     agreement: float
-    """Share of agents whose last reply gave the team's answer."""
+    """As in `Debate.agreement`."""
     stopped: str
     labels: LabelSource
     """Where `Node.correct` comes from."""
@@ -74,6 +76,13 @@ class Mag:
     def correct(self) -> bool | None:
         """Whether the team's answer carries the label of a correct node; None when no node gives that answer."""
         return next((node.correct for node in reversed(self.nodes) if node.answer == self.answer and self.answer), None)
+
+
+def edge_type(source: Turn | Node, target: Turn | Node) -> EdgeType:
+    """The type of the edge between two replies."""
+    if source.agent == target.agent:
+        return "self"
+    return "critique" if source.role == "critic" else "peer"
 
 
 NODE = pa.struct(

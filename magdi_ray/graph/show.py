@@ -71,7 +71,9 @@ class _MagView:
         held = [i for i, node in enumerate(self.mag.nodes) if (node.agent, node.round) == (agent, round_)]
         if not held:
             return Text(f"round {round_}: no reply", style="dim")
-        return Text("\n\n").join(Text.assemble((f"round {round_}  ", "dim"), self._reply(i, ascii_only)) for i in held)
+        heads = [f"round {round_}  " if len(held) == 1 else f"round {round_}, reply {n}  " for n in range(1, len(held) + 1)]
+        replies = (Text.assemble((head, "dim"), self._reply(i, ascii_only)) for head, i in zip(heads, held, strict=True))
+        return Text("\n\n").join(replies)
 
     def _reply(self, index: int, ascii_only: bool) -> Text:
         node = self.mag.nodes[index]
@@ -79,6 +81,8 @@ class _MagView:
         line.append(f" {node.answer if node.answer is not None else 'no answer'}", style="bold")
         if node.confidence is not None:
             line.append(f"  confidence {node.confidence:.2f}")
+        if node.role != "debater":
+            line.append(f"  ({node.role})")
         line.append(f"\n{self._shown(index)}\n", style="dim")
         return line.append(excerpt(node.text, max_chars=self.max_chars) or "(empty reply)")
 
@@ -90,7 +94,7 @@ class _MagView:
         for edge in edges:
             source = self.mag.nodes[edge.source]
             same_round = " (same round)" if source.round == self.mag.nodes[target].round else ""
-            names.append(("self" if edge.type == "self" else f"peer {source.agent}") + same_round)
+            names.append(("self" if edge.type == "self" else f"{edge.type} {source.agent}") + same_round)
         return f"shown: {', '.join(names)}"
 
 

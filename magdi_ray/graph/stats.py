@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from rich.table import Table
 
+from magdi_ray.debate.transcript import Role
 from magdi_ray.debate.vote import Ballot, Verdict, tally
 from magdi_ray.graph.schema import EDGE_TYPES, EdgeType, Mag, Node
 from magdi_ray.tasks.base import Task
@@ -24,6 +25,7 @@ class GraphStats:
 
     graphs: int
     nodes: int
+    roles: dict[Role, int]
     edges: dict[EdgeType, int]
     mean_rounds: float
     nodes_per_round: tuple[int, ...]
@@ -34,12 +36,13 @@ class GraphStats:
     vote_accuracy_final: float | None
     """The same for the team's answer."""
     consensus_first: float | None
-    """Share of graphs in which all replies of round 0 agree."""
+    """Share of graphs in which all replies of round 0 agree; a graph with only one has none to agree with, and is not counted."""
     consensus_final: float | None
+    """The same for the last reply of each agent that debated; of one agent alone, for all its replies of the last round."""
     fixed: int
-    """Times an agent went from a wrong reply to a right one in its next reply."""
+    """Times an agent went from a wrong reply to a right one in a later round."""
     broken: int
-    """Times an agent went from a right reply to a wrong one in its next reply."""
+    """Times an agent went from a right reply to a wrong one in a later round."""
     kinds: dict[Kind, int]
     """Graphs by their nodes' labels; only the mixed ones hold pairs to contrast."""
     unparsed: int
@@ -62,8 +65,9 @@ def describe(mags: Iterable[Mag], task: Task | None = None) -> GraphStats:
     nodes = [node for mag in mags for node in mag.nodes]
     # The vote asks a task for `same` only.
     rule = cast(Task, _BySpelling()) if task is None else task
-    first = [_verdict(mag, rule, 0) for mag in mags if mag.nodes]
-    last = [_verdict(mag, rule, mag.nodes[-1].round) for mag in mags if mag.nodes]
+    first = [_vote(_first(mag), rule) for mag in mags if len(_first(mag)) > 1]
+    last = [_vote(_last(mag), rule) for mag in mags if len(_last(mag)) > 1]
+    roles = Counter(node.role for node in nodes)
     edges = Counter(edge.type for mag in mags for edge in mag.edges)
     rounds = Counter(node.round for node in nodes)
     changes = Counter(change for mag in mags for change in _changes(mag))
@@ -71,11 +75,12 @@ def describe(mags: Iterable[Mag], task: Task | None = None) -> GraphStats:
     return GraphStats(
         graphs=len(mags),
         nodes=len(nodes),
+        roles={role: roles[role] for role in get_args(Role)},
         edges={kind: edges[kind] for kind in EDGE_TYPES},
         mean_rounds=_mean([1 + max((n.round for n in mag.nodes), default=-1) for mag in mags]) or 0.0,
         nodes_per_round=tuple(rounds[r] for r in range(max(rounds, default=-1) + 1)),
         correct_by_agent=_correct_by_agent(nodes, max(rounds, default=-1) + 1),
-        vote_accuracy_first=_mean([_is_right(mag, _verdict(mag, rule, 0).answer, rule) for mag in mags if _labelled(mag)]),
+        vote_accuracy_first=_mean([_is_right(mag, _vote(_first(mag), rule).answer, rule) for mag in mags if _labelled(mag)]),
         vote_accuracy_final=_mean([_is_right(mag, mag.answer, rule) for mag in mags if _labelled(mag)]),
         consensus_first=_mean([verdict.consensus for verdict in first]),
         consensus_final=_mean([verdict.consensus for verdict in last]),
@@ -96,7 +101,8 @@ def render_stats(stats: GraphStats) -> Table:
         ("  by labels", ", ".join(f"{count} {kind}" for kind, count in stats.kinds.items())),
         ("nodes (replies)", f"{stats.nodes}, {stats.unparsed} of them unparsed"),
         ("  per round", ", ".join(map(str, stats.nodes_per_round)) or "-"),
-        ("edges", ", ".join(f"{count} {kind}" for kind, count in stats.edges.items())),
+        *([("  by role", _counts(stats.roles))] if stats.roles["debater"] < stats.nodes else []),
+        ("edges", ", ".join(f"{count} {kind}" for kind, count in stats.edges.items() if count or kind != "critique")),
         ("mean rounds", f"{stats.mean_rounds:.2f}"),
         *((f"right, {agent}, per round", ", ".join(map(_percent, s))) for agent, s in stats.correct_by_agent.items()),
         ("vote right, round 0 / final", f"{_percent(stats.vote_accuracy_first)} / {_percent(stats.vote_accuracy_final)}"),
@@ -109,8 +115,19 @@ def render_stats(stats: GraphStats) -> Table:
     return table
 
 
-def _verdict(mag: Mag, task: Task, round_: int) -> Verdict:
-    return tally(task, [Ballot(node.answer, node.confidence) for node in mag.nodes if node.round == round_])
+def _vote(nodes: Sequence[Node], task: Task) -> Verdict:
+    return tally(task, [Ballot(node.answer, node.confidence) for node in nodes])
+
+
+def _first(mag: Mag) -> list[Node]:
+    return [node for node in mag.nodes if node.round == 0]
+
+
+def _last(mag: Mag) -> list[Node]:
+    """The replies of each debater's own last round: critics and those they criticise speak in different ones."""
+    spoken = [node for node in mag.nodes if node.role != "judge"]
+    rounds = {node.agent: node.round for node in spoken}
+    return [node for node in spoken if node.round == rounds[node.agent]]
 
 
 def _labelled(mag: Mag) -> bool:
@@ -122,11 +139,13 @@ def _is_right(mag: Mag, answer: str | None, task: Task) -> bool:
 
 
 def _changes(mag: Mag) -> list[tuple[bool, bool]]:
-    by_agent: dict[str, list[bool]] = defaultdict(list)
+    by_agent: dict[str, list[tuple[int, bool]]] = defaultdict(list)
     for node in mag.nodes:
         if node.correct is not None:
-            by_agent[node.agent].append(node.correct)
-    return [pair for labels in by_agent.values() for pair in pairwise(labels)]
+            by_agent[node.agent].append((node.round, node.correct))
+    # Two samples of one round are no change of mind.
+    pairs = (pair for replies in by_agent.values() for pair in pairwise(replies))
+    return [(was, became) for (earlier, was), (later, became) in pairs if earlier < later]
 
 
 def _kind(mag: Mag) -> Kind:
@@ -150,6 +169,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def _counts(counts: Mapping[Role, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 def _count(tokens: float | None) -> str:

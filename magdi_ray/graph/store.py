@@ -16,9 +16,9 @@ from typing import Any, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from magdi_ray.debate.transcript import ConfidenceSource, Status
+from magdi_ray.debate.transcript import ConfidenceSource, Role, Status
 from magdi_ray.errors import GraphError
-from magdi_ray.graph.schema import EDGE, EDGE_TYPES, MAG_SCHEMA, NODE, SCHEMA_VERSION, Edge, LabelSource, Mag, Node
+from magdi_ray.graph.schema import EDGE, EDGE_TYPES, MAG_SCHEMA, NODE, SCHEMA_VERSION, Edge, LabelSource, Mag, Node, edge_type
 from magdi_ray.tasks.base import SPLITS, Question
 
 FILE_NAME = "mags.parquet"
@@ -139,6 +139,8 @@ def _node_faults(mag: Mag, node: Node) -> Iterator[str]:
         yield f"agent {node.agent!r} is none of {', '.join(mag.agents)}"
     if node.round < 0:
         yield f"round {node.round} is negative"
+    if node.role not in get_args(Role):
+        yield f"role {node.role!r} is none of {', '.join(get_args(Role))}"
     if node.status not in get_args(Status):
         yield f"status {node.status!r} is none of {', '.join(get_args(Status))}"
     elif (node.status == "unparsed") != (node.answer is None):
@@ -157,8 +159,8 @@ def _edge_faults(mag: Mag, edge: Edge) -> Iterator[str]:
         yield f"the graph has only {size} nodes"
     elif edge.source >= edge.target:
         yield "an edge runs from an earlier to a later node"
-    elif edge.type in EDGE_TYPES and (mag.nodes[edge.source].agent == mag.nodes[edge.target].agent) != (edge.type == "self"):
-        yield f"type {edge.type!r} contradicts the agents of its nodes"
+    elif edge.type in EDGE_TYPES and edge.type != edge_type(mag.nodes[edge.source], mag.nodes[edge.target]):
+        yield f"type {edge.type!r} contradicts the agents of its nodes and their roles"
     if edge.type not in EDGE_TYPES:
         yield f"type {edge.type!r} is none of {', '.join(EDGE_TYPES)}"
 

@@ -16,7 +16,7 @@ from magdi_ray.progress import console
 from magdi_ray.runs import CONFIG, Run
 from magdi_ray.stages import student_stage
 from magdi_ray.tasks.load import load_task
-from magdi_ray.tasks.store import read_questions
+from magdi_ray.tasks.store import iter_stored
 
 
 def serve_run(run: Run, *, student: str | None, overrides: dict[str, Any]) -> None:
@@ -58,8 +58,9 @@ def _with(config: Section, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def example_call(config: RunConfig, run: Run, model: str, url: str) -> str:
     """A curl command that asks a held-out question of the run."""
-    questions = read_questions(run.path("questions"))
-    question = next((q for q in questions if q.split == config.evaluate.splits[0]), questions[0])
+    directory = run.path("questions")
+    held_out = (question for question in iter_stored(directory) if question.split == config.evaluate.splits[0])
+    question = next(held_out, None) or next(iter_stored(directory))
     body = {"model": model, "messages": [{"role": "user", "content": load_task(config.task).prompt(question)}], "temperature": 0}
     data = json.dumps(body).replace("'", "'\\''")
     return f"curl {url}/chat/completions -H 'Content-Type: application/json' -d '{data}'"

@@ -9,17 +9,14 @@ A row of `train.jsonl` / `test.jsonl` of github.com/openai/grade-school-math, on
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
-from magdi_ray.errors import TaskError
 from magdi_ray.tasks.answers import clean, numbers, read_number, same_number
 from magdi_ray.tasks.base import Question, Split
+from magdi_ray.tasks.rows import named_question, row_text
 
 PROMPT = '{question}\n\nEnd your answer with the sentence "The answer is N.", where N is a single number without units.'
 
@@ -73,38 +70,19 @@ class Gsm8k:
         return text
 
 
-def load(path: Path | str, *, split: Split, limit: int | None = None) -> list[Question]:
-    """The questions of a jsonl file in file order, the first `limit` of them where given.
-
-    A question without an `id` gets "gsm8k-" and 12 hex digits of its text's SHA-256.
+def read_row(row: Mapping[str, Any], split: Split) -> Question:
+    """The question of one published row; its gold is None where the row has no answer.
 
     Raises:
-        TaskError: the file is missing or empty, a line is malformed or has no gold answer, or an id occurs twice.
+        ValueError: no question text, or an answer that does not end in a number.
     """
-    path = Path(path)
-    if limit is not None and limit < 1:
-        raise TaskError(f"limit must be a positive number of questions, found {limit}. Leave it out to read all of {path}.")
-    if not path.is_file():
-        raise TaskError(f"a GSM8K jsonl file is required, found nothing at {path}. Check the path.")
-    questions: list[Question] = []
-    seen: dict[str, int] = {}
-    with path.open(encoding="utf-8") as lines:
-        for number, question in _rows(path, lines, split):
-            if question.id in seen:
-                found = f"{question.id!r}, also in line {seen[question.id]}"
-                _refuse(path, number, "an id that occurs once", found, "remove one of the two")
-            seen[question.id] = number
-            questions.append(question)
-            if len(questions) == limit:
-                break
-    if not questions:
-        raise TaskError(f"at least one question is required, {path} is empty. Download it again or check the path.")
-    return questions
-
-
-def question_id(text: str) -> str:
-    """The id of a question that has none: "gsm8k-" and 12 hex digits of its text's hash."""
-    return f"gsm8k-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    text, answer = row_text(row, "question"), row.get("answer")
+    if answer is None or (isinstance(answer, str) and not answer.strip()):
+        return named_question("gsm8k", text, None, split, row.get("id"))
+    gold = read_number(answer.rpartition("####")[2]) if isinstance(answer, str) and "####" in answer else None
+    if gold is None:
+        raise ValueError(f'required an "answer" that ends in "#### <number>"; found {answer!r}')
+    return named_question("gsm8k", text, gold, split, row.get("id"))
 
 
 def _closings(text: str) -> Iterator[re.Match[str]]:
@@ -116,34 +94,3 @@ def _closings(text: str) -> Iterator[re.Match[str]]:
 def _only_states(sentence: str) -> bool:
     sentence = clean(sentence)
     return "=" not in sentence and len(numbers(sentence)) == 1 and len(sentence.split()) <= _FEW_WORDS
-
-
-def _rows(path: Path, lines: Iterator[str], split: Split) -> Iterator[tuple[int, Question]]:
-    number = 0
-    try:
-        for number, line in enumerate(lines, start=1):
-            yield number, _row(path, number, line, split)
-    except UnicodeDecodeError as error:
-        _refuse(path, number + 1, "UTF-8 text", f"{error}", "save the file as UTF-8", error)
-
-
-def _row(path: Path, number: int, line: str, split: Split) -> Question:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        _refuse(path, number, "one JSON object per line", repr(line[:80]), f"repair it ({error})", error)
-    if not isinstance(row, dict):
-        _refuse(path, number, "a JSON object", repr(line[:80]), 'write {"question": ..., "answer": ...}')
-    text, answer = row.get("question"), row.get("answer")
-    if not isinstance(text, str) or not text.strip() or any("\ud800" <= c <= "\udfff" for c in text):
-        _refuse(path, number, 'a text under "question"', repr(text), "add it or remove the line")
-    gold = answer.rpartition("####")[2] if isinstance(answer, str) and "####" in answer else ""
-    value = read_number(gold)
-    if value is None:
-        _refuse(path, number, 'an "answer" that ends in "#### <number>"', repr(answer), "add it or remove the line")
-    given = row.get("id")
-    return Question(id=question_id(text) if given is None else str(given), text=text, gold=value, split=split)
-
-
-def _refuse(path: Path, line: int, required: str, found: str, remedy: str, cause: Exception | None = None) -> NoReturn:
-    raise TaskError(f"{path}, line {line}: required {required}; found {found}. To go on: {remedy}.") from cause

@@ -1,22 +1,55 @@
-"""From the configuration's task section to a task and its questions."""
+"""From the configuration's task section to a task and its questions, one question at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from magdi_ray.config.sections import FileTask, TaskConfig, TinyTask
 from magdi_ray.errors import TaskError
-from magdi_ray.tasks import gsm8k
+from magdi_ray.tasks import commonsenseqa, ecare, gsm8k, strategyqa
 from magdi_ray.tasks.base import Question, Split, Task
+from magdi_ray.tasks.checks import Digests, digest_of, text_digest
+from magdi_ray.tasks.commonsenseqa import CommonsenseQa
+from magdi_ray.tasks.ecare import ECare
 from magdi_ray.tasks.gsm8k import Gsm8k
+from magdi_ray.tasks.source import Place, Row, read_rows
+from magdi_ray.tasks.strategyqa import StrategyQa
 from magdi_ray.tasks.tiny import Tiny
 from magdi_ray.tiny.world import questions
 
-TASKS: dict[str, Callable[[], Task]] = {"gsm8k": Gsm8k, "tiny": Tiny}
+TASKS: dict[str, Callable[[], Task]] = {
+    "gsm8k": Gsm8k,
+    "strategyqa": StrategyQa,
+    "commonsenseqa": CommonsenseQa,
+    "ecare": ECare,
+    "tiny": Tiny,
+}
 """Every task by name."""
+
+READERS: dict[str, Callable[[Mapping[str, Any], Split], Question]] = {
+    "gsm8k": gsm8k.read_row,
+    "strategyqa": strategyqa.read_row,
+    "commonsenseqa": commonsenseqa.read_row,
+    "ecare": ecare.read_row,
+}
+"""How a row of a task's files becomes a question; a ValueError says what was required and found."""
+
+Fault = Literal["malformed", "empty", "doubled", "without a gold answer"]
+SHOWN = 5
+"""Places of each fault that a refusal names."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that is no question of the run."""
+
+    place: Place
+    split: Split
+    fault: Fault
+    reason: str
 
 
 def load_task(config: TaskConfig) -> Task:
@@ -25,39 +58,111 @@ def load_task(config: TaskConfig) -> Task:
 
 
 def load_questions(config: TaskConfig) -> list[Question]:
-    """The questions of a task's own files or generator, not yet checked against each other (`check_questions`).
+    """All questions of `iter_questions` in a list, training questions first."""
+    return sorted(iter_questions(config), key=lambda question: question.split != "train")
+
+
+def iter_questions(
+    config: TaskConfig, *, golds: bool = True, training: bool = True, skipped: Callable[[BadRow], object] = lambda _: None
+) -> Iterator[Question]:
+    """The questions of a task's own files or generator, held-out ones first, not yet checked against each other (`checked`).
+
+    Held-out questions need a gold answer; training questions do where `golds`, and are left out where not `training`. Bad rows go
+    to `skipped` where the task leaves them out; else they are refused together, at the end.
 
     Raises:
-        TaskError: a file is missing, malformed or empty.
+        TaskError: a source is missing, empty or cannot be read, or has bad rows.
     """
     match config:
         case TinyTask():
-            counts: dict[Split, int] = {"train": config.train, "dev": config.dev, "test": config.test, "ood": config.ood}
-            found = [q for split, count in counts.items() if count for q in questions(split, count, seed=config.seed)]
+            counts: dict[Split, int] = {"dev": config.dev, "test": config.test, "ood": config.ood}
+            counts |= {"train": config.train} if training else {}
+            for split, count in counts.items():
+                yield from questions(split, count, seed=config.seed) if count else ()
         case FileTask():
-            found = gsm8k.load(config.path, split="train", limit=config.limit) if config.path else []
+            found = _Refusal() if config.bad_rows == "refuse" else skipped
             if config.test_path:
-                found += gsm8k.load(config.test_path, split="test", limit=config.test_limit)
-    return found
+                yield from _file_questions(config, config.test_path, "test", config.test_limit, True, found)
+            if config.path and training:
+                yield from _file_questions(config, config.path, "train", config.limit, golds, found)
+            if isinstance(found, _Refusal):
+                found.end()
 
 
-def fingerprint(question: Question) -> str:
-    """Hash of a question's words, blind to case, spacing and punctuation."""
-    return hashlib.sha256(" ".join(re.findall(r"\w+", question.text.lower())).encode()).hexdigest()
+def count_questions(config: TaskConfig, *, golds: bool = True) -> int:
+    """How many questions `iter_questions` yields; reads all of them, holds none."""
+    return sum(1 for _ in iter_questions(config, golds=golds))
 
 
-def check_questions(questions: Sequence[Question]) -> None:
-    """Refuse repeated ids, no questions at all, and training questions that are also held out."""
-    if not questions:
-        raise TaskError("There is no question: the task's files or counts give none. At least one is required.")
-    twice = [identity for identity, count in Counter(q.id for q in questions).items() if count > 1]
-    if twice:
-        raise TaskError(f"Question ids must be unique; {len(twice)} occur more than once, the first is {twice[0]!r}.")
-    trained = {fingerprint(q): q.id for q in questions if q.split == "train"}
-    leaks = [(trained[fingerprint(q)], q.id) for q in questions if q.split != "train" and fingerprint(q) in trained]
-    if leaks:
+class _Refusal:
+    """Collects bad rows: how many of each fault, and where the first of them stand."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Fault] = Counter()
+        self.first: dict[Fault, list[str]] = {}
+
+    def __call__(self, bad: BadRow) -> None:
+        self.counts[bad.fault] += 1
+        shown = self.first.setdefault(bad.fault, [])
+        if len(shown) < SHOWN:
+            shown.append(f"{bad.place}: {bad.reason}")
+
+    def end(self) -> None:
+        """Refuse what was collected, if anything was."""
+        if not self.counts:
+            return
+        said = []
+        for fault, count in self.counts.items():
+            said += [f"{count} {fault}:", *(f"  {line}" for line in self.first[fault])]
+            said += [f"  ... and {count - SHOWN} more"] if count > SHOWN else []
         raise TaskError(
-            f"{len(leaks)} held-out questions are also training questions, "
-            f"the first pair is {leaks[0][0]!r} and {leaks[0][1]!r}. "
-            "Remove them from one side: an evaluation on questions that were trained on says nothing."
+            f"{self.counts.total()} rows cannot be used.\n"
+            + "\n".join(f"  {line}" for line in said)
+            + "\nTo go on: repair them, or leave them out with task.bad_rows=skip."
         )
+
+
+def _file_questions(
+    config: FileTask, source: str, split: Split, limit: int | None, golds: bool, bad: Callable[[BadRow], object]
+) -> Iterator[Question]:
+    ids, texts = Digests(), Digests()
+    rows = taken = 0
+    for place, row in read_rows(source, split=split, subset=config.subset):
+        rows += 1
+        try:
+            question = READERS[config.name](_fields(row, config.columns), split)
+        except ValueError as error:
+            blank = not isinstance(row, ValueError) and not any(row.values())
+            why: tuple[Fault, str] = ("empty", "required a question; found nothing") if blank else ("malformed", str(error))
+            bad(BadRow(place, split, *why))
+            continue
+        if fault := _fault(question, place, golds, ids, texts):
+            bad(BadRow(place, split, *fault))
+            continue
+        taken += 1
+        yield question
+        if taken == limit:
+            return
+    if not rows:
+        raise TaskError(f"at least one question is required, {source} is empty. Download it again or check the path.")
+    if not taken and config.bad_rows == "skip":
+        raise TaskError(f"at least one question is required, none of {source}'s {rows} rows can be used. Check task.columns.")
+
+
+def _fault(question: Question, place: Place, golds: bool, ids: Digests, texts: Digests) -> tuple[Fault, str] | None:
+    if question.gold is None and golds:
+        return "without a gold answer", "required a gold answer; found none"
+    if (first := ids.add(digest_of(question.id), place.number)) is not None:
+        return "doubled", f"required an id that occurs once; found {question.id!r}, also in {place.unit} {first}"
+    if (first := texts.add(text_digest(question), place.number)) is not None:
+        return "doubled", f"required a question that occurs once; found {question.text[:60]!r}, also in {place.unit} {first}"
+    return None
+
+
+def _fields(row: Row, columns: Mapping[str, str]) -> Mapping[str, Any]:
+    """A row under the task's own field names."""
+    if isinstance(row, ValueError):
+        raise row
+    if missing := [column for column in columns.values() if column not in row]:
+        raise ValueError(f"required the columns {missing} that task.columns names; found {list(row)}")
+    return {**row, **{field: row[column] for field, column in columns.items()}} if columns else row

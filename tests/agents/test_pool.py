@@ -92,3 +92,29 @@ def test_an_engine_that_cannot_start_is_an_error_in_its_own_words_and_leaves_not
     retire_engines(["lost"])
     assert set(serve.status().applications) >= {"ada", "bob"}
     assert "lost" not in serve.status().applications
+
+
+def running_replicas(app: str) -> int:
+    from ray import serve
+
+    return serve.status().applications[app].deployments["engine"].replica_states.get("RUNNING", 0)
+
+
+def test_a_pool_grows_to_its_largest_number_of_replicas_while_requests_wait(pool: None) -> None:
+    engine = PooledEngine("bob")
+
+    async def run() -> list[Reply]:
+        await engine.generate(ASKED, Sampling())
+        first = replica_of("bob")
+        first.send_signal(signal.SIGSTOP)
+        asked = asyncio.gather(*(engine.generate(ASKED, Sampling()) for _ in range(150)))
+        try:
+            async with asyncio.timeout(120):
+                while await asyncio.to_thread(running_replicas, "bob") < 2:
+                    await asyncio.sleep(0.5)
+        finally:
+            first.send_signal(signal.SIGCONT)
+        return await asked
+
+    assert running_replicas("bob") == 1
+    assert asyncio.run(run()) == [FOUR] * 150

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.transformers import RowEnd, TokenChooser, TransformersAgent
-from magdi_ray.agents.weights import ContextLengthError, check_model_directory, resolve_model
+from magdi_ray.agents.weights import ContextLengthError, check_model_directory, resolve_model, split_adapter
 from magdi_ray.config.sections import TransformersEngine
 from magdi_ray.errors import ConfigError, EngineError
 
@@ -194,6 +194,68 @@ def test_an_adapter_answers_as_its_base_with_the_adapter_on(agent: TransformersA
     torch.testing.assert_close(engine.model(ids).logits, tuned(ids).logits, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(engine.model(ids).logits, agent.model(ids).logits, atol=1e-2)
     assert ask(engine, [(user("w1 w2"), Sampling(max_tokens=1))])[0].tokens_in == 3
+
+
+def save_adapter(base: Path, directory: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, init_lora_weights=False)).save_pretrained(
+        directory
+    )
+
+
+def test_an_adapter_behind_a_colon_answers_as_the_model_it_was_merged_into(model_dir: Path, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    save_adapter(model_dir, tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    elsewhere = {**json.loads(config.read_text()), "base_model_name_or_path": "org/moved-since"}
+    config.write_text(json.dumps(elsewhere))
+    merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_dir), tmp_path / "adapter").merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    make_tokenizer().save_pretrained(tmp_path / "merged")
+    names = [f"{model_dir}:{tmp_path / 'adapter'}", str(tmp_path / "merged")]
+    engines = [TransformersAgent(TransformersEngine(type="transformers", model=name)) for name in names]
+    requests = [(user(f"w{i} w{i + 1}"), Sampling(max_tokens=10)) for i in range(6)]
+    through_colon, in_one = ([reply.text for reply in ask(engine, requests)] for engine in engines)
+    assert through_colon == in_one
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_an_engine_error(model_dir: Path, tmp_path: Path) -> None:
+    save_adapter(model_dir, tmp_path)
+    with pytest.raises(EngineError, match="could not be loaded"):
+        TransformersAgent(TransformersEngine(type="transformers", model=f"pkg://magdi_ray/tiny/models/ada:{tmp_path}"))
+
+
+def test_base_and_adapter_are_told_apart_by_the_colon_that_is_no_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split_adapter("pkg://a/b:pkg://c/d") == ("pkg://a/b", "pkg://c/d")
+    assert split_adapter("org/name:/x/y") == ("org/name", "/x/y")
+    assert split_adapter("pkg://a/b") == ("pkg://a/b", None)
+    (tmp_path / "a:b").mkdir()
+    assert split_adapter(str(tmp_path / "a:b")) == (str(tmp_path / "a:b"), None)
+    for wrong in ("a:b:c", "a:", ":b"):
+        with pytest.raises(ConfigError, match="`base` or `base:adapter`"):
+            split_adapter(wrong)
+    (tmp_path / "tuned").mkdir()
+    monkeypatch.chdir(tmp_path)
+    engine = TransformersEngine(type="transformers", model="pkg://magdi_ray/tiny/models/ada:tuned")
+    assert engine.files() == ("pkg://magdi_ray/tiny/models/ada", "tuned")
+    assert engine.located().model == f"pkg://magdi_ray/tiny/models/ada:{tmp_path}/tuned"
+
+
+def test_both_halves_of_base_and_adapter_are_checked(model_dir: Path, tmp_path: Path) -> None:
+    save_adapter(model_dir, tmp_path / "adapter")
+    check_model_directory(f"{model_dir}:{tmp_path / 'adapter'}")
+    check_model_directory(f"{model_dir}:org/adapter")
+    wrong = {
+        f"{model_dir}:{tmp_path / 'nothing'}": "No adapter directory at",
+        f"{tmp_path / 'nothing'}:{tmp_path / 'adapter'}": "No model directory at",
+        f"{model_dir}:{model_dir}": "no PEFT adapter",
+        f"{tmp_path / 'adapter'}:{tmp_path / 'adapter'}": "an adapter on an adapter",
+    }
+    for name, told in wrong.items():
+        with pytest.raises(ConfigError, match=told):
+            check_model_directory(name)
 
 
 def test_what_is_missing_is_said_before_anything_is_loaded(model_dir: Path, tmp_path: Path) -> None:

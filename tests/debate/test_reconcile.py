@@ -6,6 +6,7 @@ import pytest
 from jinja2 import UndefinedError
 
 from magdi_ray.agents.base import Reply
+from magdi_ray.debate.convincing import Sample
 from magdi_ray.debate.reconcile import Prompts, Reconcile
 from magdi_ray.debate.transcript import Debate
 from magdi_ray.tasks.base import Question
@@ -95,6 +96,29 @@ def test_nobody_answering_leaves_the_team_without_an_answer() -> None:
 def test_every_ask_wants_exactly_one_reply() -> None:
     with pytest.raises(ValueError, match="shorter"):
         play(start(2), "18")
+
+
+def test_what_convinced_the_others_is_shown_in_discussions() -> None:
+    taught = {"agent-0": (Sample("1 + 1?", "One and one are two.", "2"),), "agent-2": (Sample("3 - 1?", "Take one away.", "2"),)}
+    rules = Reconcile(TASK, rounds=1, convincing=taught)
+    debate = play(start(3), "18", "7", "7", rules=rules)
+    first, second, _ = (ask.messages[0].content for ask in rules.next_asks(debate))
+    assert "made Agent 3 change a wrong answer" in first
+    assert "Take one away." in first
+    assert "One and one" not in first
+    assert "Question: 1 + 1?\nExplanation: One and one are two.\nAnswer: 2\n\nOn other questions" in second
+    assert "other questions" not in rules.next_asks(rules.start(QUESTION, ["agent-0", "agent-1"]))[0].messages[0].content
+
+
+def test_without_samples_a_discussion_says_nothing_of_them() -> None:
+    assert RULES.next_asks(play(start(), "16+2\nThe answer is 18.", "hm"))[0].messages[0].content == (
+        "How many eggs?\n\n"
+        'End your answer with the sentence "The answer is N.", where N is a single number without units.\n\n'
+        "Several agents, you among them, have answered this question.\n\n"
+        "1 agent thinks the answer is 18:\n- You: 16+2\n\n"
+        "Which of these views do you agree with, and why? Check each of their steps, then reason step by step and answer the "
+        'question again. End with one line "Confidence: p", where p between 0.0 and 1.0 says how sure you are of your answer.'
+    )
 
 
 def test_a_prompt_with_an_unknown_name_is_refused() -> None:

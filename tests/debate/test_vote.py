@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magdi_ray.debate.vote import Ballot, recalibrate, tally
+from magdi_ray.debate.vote import Ballot, Verdict, majority, recalibrate, tally
 from magdi_ray.tasks.gsm8k import Gsm8k
 
 TASK = Gsm8k()
@@ -60,7 +61,20 @@ def test_everyone_agreeing_is_consensus() -> None:
     assert tally(TASK, [Ballot("18", None), Ballot("18.00", 0.9)]).consensus
 
 
-@given(st.lists(BALLOTS, max_size=7), st.randoms())
-def test_the_order_of_the_ballots_never_matters(ballots: list[Ballot], rng: random.Random) -> None:
+def test_the_majority_outvotes_one_sure_agent() -> None:
+    verdict = majority(TASK, [Ballot("18", 1.0), Ballot("7", 0.1), Ballot("7", None)])
+    assert (verdict.answer, verdict.agreement) == ("7", 2 / 3)
+
+
+def test_a_tied_majority_goes_to_the_surer_group_then_to_what_sorts_first() -> None:
+    assert majority(TASK, [Ballot("18", 0.5), Ballot("7", 0.9)]).answer == "7"
+    assert majority(TASK, [Ballot("7", 0.5), Ballot("18", 0.1)]).answer == "18"
+    assert majority(TASK, [Ballot(None, 1.0)]).answer is None
+
+
+@pytest.mark.parametrize("rule", [tally, majority])
+@settings(deadline=None)
+@given(ballots=st.lists(BALLOTS, max_size=7), rng=st.randoms())
+def test_the_order_of_the_ballots_never_matters(rule: Callable[..., Verdict], ballots: list[Ballot], rng: random.Random) -> None:
     shuffled = rng.sample(ballots, len(ballots))
-    assert tally(TASK, ballots) == tally(TASK, shuffled)
+    assert rule(TASK, ballots) == rule(TASK, shuffled)

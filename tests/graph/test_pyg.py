@@ -30,6 +30,11 @@ def test_edges_point_forward_at_their_own_graph() -> None:
     assert batch.edge_type.tolist() == [0, 1]
 
 
+def test_criticism_is_an_edge_type_of_its_own() -> None:
+    criticised = replace(TRIPLE, nodes=(RIGHT, replace(WRONG, role="critic"), TRIPLE.nodes[2]), edges=(Edge(1, 2, "critique"),))
+    assert to_pyg([criticised]).edge_type.tolist() == [2]
+
+
 def test_labels_are_one_zero_or_unlabelled() -> None:
     unknown = replace(PAIR, labels="none", nodes=(replace(RIGHT, correct=None),))
     assert to_pyg([PAIR, unknown]).y.tolist() == [1, 0, -1]

@@ -68,6 +68,26 @@ def test_who_was_shown_what_is_said() -> None:
     assert "peer ann, peer ann (same round)" in text
 
 
+def criticised() -> Mag:
+    critic = replace(RIGHT, agent="bob", role="critic", round=1)
+    nodes = (replace(WRONG, agent="ann"), critic, replace(RIGHT, round=2))
+    return replace(MAG, protocol="critique", nodes=nodes, edges=(Edge(0, 1, "peer"), Edge(0, 2, "self"), Edge(1, 2, "critique")))
+
+
+def test_critics_and_their_criticism_are_named() -> None:
+    for width in (40, 160):
+        text = printed(render_mag(criticised()), width=width)
+        assert "confidence 0.75  (critic)" in text
+        assert "shown: self, critique bob" in text
+        assert "(debater)" not in text
+
+
+def test_several_replies_of_one_round_are_numbered() -> None:
+    text = printed(render_mag(replace(MAG, agents=("ann",), nodes=(RIGHT, replace(RIGHT, answer="7", correct=False)), edges=())))
+    assert "round 0, reply 1  ✓ 18" in text
+    assert "round 0, reply 2  ✗ 7" in text
+
+
 def test_a_long_reply_keeps_its_beginning_and_its_end() -> None:
     short = excerpt("begin " + "x" * 1000 + " end", max_chars=50)
     assert short.startswith("begin")
@@ -85,7 +105,7 @@ def test_numbers_count_what_discussion_fixed_and_broke() -> None:
     nodes = (WRONG, replace(WRONG, agent="ann"), replace(RIGHT, round=1))
     fixed = replace(MAG, question=Question("2", "?"), nodes=nodes, edges=())
     stats = describe([MAG, fixed])
-    assert (stats.graphs, stats.nodes, stats.edges) == (2, 7, {"self": 1, "peer": 2})
+    assert (stats.graphs, stats.nodes, stats.edges) == (2, 7, {"self": 1, "peer": 2, "critique": 0})
     assert (stats.fixed, stats.broken, stats.unparsed) == (1, 0, 1)
     assert stats.nodes_per_round == (4, 3)
     assert stats.mean_rounds == 2.0
@@ -98,6 +118,30 @@ def test_numbers_compare_the_first_vote_with_the_last() -> None:
     assert (stats.vote_accuracy_first, stats.vote_accuracy_final) == (0.0, 1.0)
     assert stats.correct_by_agent == {"bob": (0.0, 1.0)}
     assert describe([MAG]).consensus_first == 0.0
+
+
+def test_numbers_tell_roles_apart() -> None:
+    stats = describe([criticised()])
+    assert stats.roles == {"debater": 2, "critic": 1, "judge": 0}
+    assert (stats.fixed, stats.edges["critique"]) == (1, 1)
+    # One reply agrees with nobody; the revision agrees with its critic.
+    assert (stats.consensus_first, stats.consensus_final) == (None, 1.0)
+    text = printed(render_stats(stats))
+    assert "2 debater, 1 critic" in text
+    assert "1 self, 1 peer, 1 critique" in text
+    assert "role" not in printed(render_stats(describe([MAG])))
+
+
+def test_a_judge_belongs_to_no_consensus() -> None:
+    judged = replace(MAG, nodes=(RIGHT, WRONG, replace(RIGHT, agent="jo", role="judge", round=1)), edges=())
+    assert describe([judged]).consensus_final == 0.0
+
+
+def test_samples_of_one_round_neither_fix_nor_break_each_other() -> None:
+    samples = replace(MAG, nodes=(RIGHT, replace(WRONG, agent="ann"), RIGHT), edges=())
+    stats = describe([samples])
+    assert (stats.fixed, stats.broken, stats.consensus_final) == (0, 0, 0.0)
+    assert stats.correct_by_agent == {"ann": (2 / 3,)}
 
 
 def test_unknown_tokens_are_not_zero_tokens() -> None:

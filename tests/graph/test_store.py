@@ -69,6 +69,19 @@ def test_a_newer_version_asks_for_an_upgrade(tmp_path: Path) -> None:
             read(path)
 
 
+def test_files_of_version_1_are_still_read(tmp_path: Path) -> None:
+    older = MAG_SCHEMA.with_metadata({"magdi_ray.schema": "mag", "magdi_ray.schema_version": "1"})
+    path = write_rows(tmp_path / "x.parquet", [to_row(mag())], older)
+    assert (check_version(path), read_mags(path)) == (1, [mag()])
+
+
+def test_criticism_and_several_replies_of_a_round_are_kept(tmp_path: Path) -> None:
+    nodes = (NODE, replace(NODE, answer="7"), replace(LOST, role="critic", round=1), replace(NODE, round=2))
+    kept = replace(mag(), nodes=nodes, edges=(Edge(0, 2, "peer"), Edge(2, 3, "critique"), Edge(0, 3, "self")))
+    write_mags(tmp_path, [kept])
+    assert read_mags(tmp_path) == [kept]
+
+
 def test_other_files_are_not_mag_files(tmp_path: Path) -> None:
     with pytest.raises(GraphError, match="found none"):
         read_mags(tmp_path)
@@ -100,6 +113,8 @@ def test_missing_columns_are_named(tmp_path: Path) -> None:
         ({"nodes": NODES[::-1], "edges": ()}, "ordered by round"),
         ({"nodes": (replace(NODE, answer=None),), "edges": ()}, "contradicts answer None"),
         ({"nodes": (replace(LOST, answer="1"),), "edges": ()}, "contradicts answer '1'"),
+        ({"edges": (Edge(1, 2, "critique"),)}, "and their roles"),
+        ({"nodes": (replace(NODE, role="clown"),), "edges": ()}, "role 'clown' is none of debater, critic, judge"),  # type: ignore[arg-type]  # the damage under test
         ({"nodes": (replace(NODE, agent="z"),), "edges": ()}, "agent 'z'"),
         ({"nodes": (replace(NODE, confidence=1.5),), "edges": ()}, r"outside \[0, 1\]"),
         ({"nodes": (replace(NODE, correct=None),), "edges": ()}, "contradicts the graph's labels"),

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import TaskError
-from magdi_ray.tasks.base import Question
-from magdi_ray.tasks.gsm8k import Gsm8k, load
+from magdi_ray.tasks.base import Question, Split
+from magdi_ray.tasks.gsm8k import Gsm8k
+from magdi_ray.tasks.load import load_questions
 
 TASK = Gsm8k()
 QUESTION = Question("q", "Janet has 16 eggs and eats 3. How many are left?", "13")
 VARIANTS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+
+
+def load(path: Path, *, split: Split = "train", limit: int | None = None) -> list[Question]:
+    if split == "train":
+        return load_questions(FileTask(name="gsm8k", path=str(path), limit=limit))
+    return load_questions(FileTask(name="gsm8k", test_path=str(path), test_limit=limit))
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -23,8 +31,8 @@ def write(path: Path, *rows: object) -> Path:
 
 def test_a_file_is_read_in_order_with_its_golds(tmp_path: Path) -> None:
     rows = [{"question": "a?", "answer": "1+1 = <<1+1=2>>2\n#### 1,200"}, {"id": "x", "question": "b?", "answer": "#### -5"}]
-    first, second = load(write(tmp_path / "q.jsonl", *rows), split="dev")
-    assert (first.text, first.gold, first.split) == ("a?", "1200", "dev")
+    first, second = load(write(tmp_path / "q.jsonl", *rows), split="test")
+    assert (first.text, first.gold, first.split) == ("a?", "1200", "test")
     assert (second.id, second.gold) == ("x", "-5")
 
 
@@ -49,7 +57,7 @@ def test_a_limit_takes_the_first_questions(tmp_path: Path) -> None:
         ("[1]", "a JSON object"),
         ('{"answer": "#### 1"}', '"question"'),
         ('{"question": "\\ud800?", "answer": "#### 1"}', '"question"'),
-        ('{"question": "a?"}', "####"),
+        ('{"question": "a?"}', "gold answer"),
         ('{"question": "a?", "answer": "18"}', "####"),
         ('{"question": "a?", "answer": "#### none"}', "####"),
         ('{"id": "x", "question": "a?", "answer": "#### 1"}', "also in line 1"),
@@ -68,8 +76,6 @@ def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.jsonl", split="train")
     with pytest.raises(TaskError, match="empty"):
         load(write(tmp_path / "q.jsonl"), split="train")
-    with pytest.raises(TaskError, match="limit"):
-        load(write(tmp_path / "q.jsonl"), split="train", limit=0)
 
 
 def test_bytes_that_are_no_utf8_are_refused(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magdi_ray.debate.transcript import Debate, Turn
+from magdi_ray.agents.base import Reply
+from magdi_ray.debate.reading import read_turn
+from magdi_ray.debate.transcript import Ask, Debate, Turn
 from magdi_ray.debate.vote import Ballot, tally
 from magdi_ray.errors import GraphError
 from magdi_ray.tasks.base import Question, Task
@@ -71,6 +73,24 @@ def read_json(path: Path, *, pairs: bool = False) -> Any:
         raise GraphError(f"{path}: JSON is required, found something else ({error}). Download the file again.") from error
 
 
+def read_lines(path: Path) -> list[tuple[str, Any]]:
+    """A JSON lines file as (line, its content); the content of a line that is no JSON is None.
+
+    Raises:
+        GraphError: the file is missing, or no line of it is a JSON object.
+    """
+    if not path.is_file():
+        raise GraphError(f"a file of published debates is required, found nothing at {path}. Check the path.")
+    # Not splitlines(): a text may hold other line separators, such as U+2028.
+    lines = [
+        (line, _json_or_none(line)) for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()
+    ]
+    if not any(isinstance(content, dict) for _, content in lines):
+        found = "a Python pickle, which is never opened" if path.read_bytes()[:1] == b"\x80" else "something else"
+        raise GraphError(f"{path}: JSON is required, one object a line; found {found}. A JSON object is required on each line.")
+    return lines
+
+
 def read_records(records: Sequence[tuple[str, Any]], read: Callable[[str, Any], Debate]) -> Import:
     """Every (question, record) through `read`; those that raise `RecordError`, and repeated questions, are skipped."""
     debates: dict[str, Debate] = {}
@@ -89,6 +109,12 @@ def read_records(records: Sequence[tuple[str, Any]], read: Callable[[str, Any], 
     return Import(tuple(debates.values()), tuple(skipped))
 
 
+def question_of(record: Any) -> str:
+    """The text under a record's "question"; "" where there is none."""
+    question = record.get("question") if isinstance(record, dict) else None
+    return question if isinstance(question, str) else ""
+
+
 def imported_question(task: Task, text: str, gold_text: object) -> Question:
     """A question of a published file; its id is the task's name and 12 hex digits of the text's SHA-256.
 
@@ -104,10 +130,18 @@ def imported_question(task: Task, text: str, gold_text: object) -> Question:
     return Question(id=question.id, text=text, gold=gold, split="train")
 
 
-def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns: Sequence[Turn], *, protocol: str) -> Debate:
+def read_reply(task: Task, question: Question, ask: Ask, text: str, model: str) -> Turn:
+    """The turn that a reply makes whose text is all that is known of it."""
+    return read_turn(task, question, ask, Reply(text, TOKENS_UNKNOWN, TOKENS_UNKNOWN, None, "stop", model))
+
+
+def ended_debate(
+    task: Task, question: Question, agents: tuple[str, ...], turns: Sequence[Turn], *, protocol: str, standing: bool = False
+) -> Debate:
     """The debate that these turns make, with the vote of the last round as its outcome.
 
-    An agent without a turn in the last round casts an empty ballot.
+    An agent without a turn in the last round casts an empty ballot; with `standing`, for debates in which one agent speaks a
+    round, each agent's last reply counts.
 
     Raises:
         RecordError: a text is no valid Unicode (a JSON escape left half of a surrogate pair), so no file could hold it.
@@ -115,7 +149,7 @@ def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns:
     if not all(_is_unicode(turn.text) for turn in turns):
         raise RecordError("a reply is no valid Unicode text")
     last = max(turn.round for turn in turns)
-    cast = {turn.agent: Ballot(turn.answer, turn.confidence) for turn in turns if turn.round == last}
+    cast = {turn.agent: Ballot(turn.answer, turn.confidence) for turn in turns if standing or turn.round == last}
     verdict = tally(task, [cast.get(agent, Ballot(None, None)) for agent in agents])
     return Debate(
         question=question,
@@ -126,6 +160,13 @@ def ended_debate(task: Task, question: Question, agents: tuple[str, ...], turns:
         agreement=verdict.agreement,
         stopped="consensus" if verdict.consensus else "rounds",
     )
+
+
+def _json_or_none(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _is_unicode(text: str) -> bool:

@@ -27,6 +27,7 @@ from magdi_ray.graph.formats.base import (
     RecordError,
     ended_debate,
     imported_question,
+    question_of,
     read_json,
     read_records,
 )
@@ -42,12 +43,7 @@ def read_round_table(path: Path, task: Task, *, agents: tuple[str, ...]) -> Impo
     records = read_json(path)
     if not isinstance(records, list):
         raise GraphError(f"{path}: a JSON array of records is required, found {type(records).__name__}.")
-    return read_records([(_question_of(record), record) for record in records], partial(_debate, task, agents))
-
-
-def _question_of(record: Any) -> str:
-    question = record.get("question") if isinstance(record, dict) else None
-    return question if isinstance(question, str) else ""
+    return read_records([(question_of(record), record) for record in records], partial(_debate, task, agents))
 
 
 def _debate(task: Task, agents: tuple[str, ...], text: str, record: Any) -> Debate:
@@ -59,7 +55,7 @@ def _debate(task: Task, agents: tuple[str, ...], text: str, record: Any) -> Deba
         shown = tuple(i for i, turn in enumerate(turns) if turn.round == round_ - 1)
         for agent in agents:
             if output := record.get(f"{agent}_output_{round_}"):
-                turns.append(_turn(task, question, output, agent=agent, round_=round_, shown=shown))
+                turns.append(read_output(task, question, output, agent=agent, round_=round_, shown=shown))
     if not turns:
         raise RecordError(f"no output of {', '.join(agents)} in it")
     return ended_debate(task, question, agents, turns, protocol="reconcile")
@@ -70,7 +66,12 @@ def _rounds(record: Mapping[str, Any], agents: tuple[str, ...]) -> list[int]:
     return sorted({int(match[1]) for name in record if (match := key.fullmatch(name))})
 
 
-def _turn(task: Task, question: Question, output: Any, *, agent: str, round_: int, shown: tuple[int, ...]) -> Turn:
+def read_output(task: Task, question: Question, output: Any, *, agent: str, round_: int, shown: tuple[int, ...]) -> Turn:
+    """The turn of one output.
+
+    Raises:
+        RecordError: it is no object.
+    """
     if not isinstance(output, dict):
         raise RecordError(f"{agent}_output_{round_} must be an object, found {type(output).__name__}")
     held = output.get("reasoning") or ""

@@ -27,12 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from magdi_ray.agents.base import Reply
-from magdi_ray.debate.reading import read_turn
 from magdi_ray.debate.transcript import Ask, Debate, Turn
 from magdi_ray.errors import GraphError
 from magdi_ray.graph.formats.base import (
-    TOKENS_UNKNOWN,
     Import,
     Pairs,
     RecordError,
@@ -40,8 +37,9 @@ from magdi_ray.graph.formats.base import (
     imported_question,
     read_json,
     read_records,
+    read_reply,
 )
-from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.base import Task
 
 _MODEL_IN_NAME = re.compile(r"^[a-z]+_(?P<model>.+?)_persona_")
 
@@ -71,15 +69,10 @@ def _debate(task: Task, model: str, text: str, record: Any) -> Debate:
             if round_ < len(chat):
                 asked, replied = chat[round_]
                 ask = Ask(agent, round_, (), _shown(turns, agent, round_, asked))
-                turns.append(_turn(task, question, ask, replied, model))
+                turns.append(read_reply(task, question, ask, replied, model))
     if not turns:
         raise RecordError("no agent gave a reply")
     return ended_debate(task, question, agents, turns, protocol="society")
-
-
-def _turn(task: Task, question: Question, ask: Ask, text: str, model: str) -> Turn:
-    reply = Reply(text, TOKENS_UNKNOWN, TOKENS_UNKNOWN, confidence=None, finish_reason="stop", model=model)
-    return read_turn(task, question, ask, reply)
 
 
 def _exchanges(context: Any) -> list[tuple[str, str]]:

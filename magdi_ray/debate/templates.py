@@ -1,0 +1,74 @@
+"""Templates: the words a protocol sends, as jinja2 texts, and what they may speak of.
+
+Each protocol's templates are constants in its own file; a configuration replaces them by name. Every template sees `prompt` (the
+task's own message), `question` (`id`, `text`) and `round`; what else, its protocol's `Prompts` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import StrictUndefined, Template
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict
+
+from magdi_ray.agents.base import Message
+from magdi_ray.debate.reading import split_confidence
+from magdi_ray.debate.transcript import Debate
+from magdi_ray.tasks.base import Task
+
+
+class Templates(BaseModel):
+    """The templates of one protocol by name; a protocol's own class adds them as fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One agent's reply as another agent is shown it."""
+
+    number: int
+    """1-based place of the agent among those that debate."""
+    own: bool
+    """The agent that is asked gave this reply itself."""
+    text: str
+    """The whole reply."""
+    reasoning: str
+    """The reply without its answer and confidence statements."""
+    answer: str
+    """"" where none could be read."""
+    confidence: float | None
+
+
+@lru_cache(maxsize=64)
+def compile_template(source: str) -> Template:
+    """A sandboxed jinja2 template that refuses unknown names."""
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False).from_string(source)
+
+
+def user_message(template: str, task: Task, debate: Debate, *, round_: int | None = None, **variables: Any) -> Message:
+    """A template filled in for the coming round of a debate (or an earlier one, to say again what was said then)."""
+    common = {"prompt": task.prompt(debate.question), "question": debate.question}
+    round_ = debate.rounds if round_ is None else round_
+    return Message("user", compile_template(template).render(**common, round=round_, **variables))
+
+
+def views(
+    task: Task, debate: Debate, positions: Iterable[int], *, table: tuple[str, ...], reader: str | None = None
+) -> tuple[View, ...]:
+    """The replies at some positions as `reader` is shown them; `table` are the agents in the order of their numbers."""
+    return tuple(
+        View(
+            number=table.index(turn.agent) + 1,
+            own=turn.agent == reader,
+            text=turn.text,
+            reasoning=task.reasoning(split_confidence(turn.text).text),
+            answer=turn.answer or "",
+            confidence=turn.confidence,
+        )
+        for turn in (debate.turns[position] for position in positions)
+    )

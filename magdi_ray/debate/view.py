@@ -1,0 +1,94 @@
+"""What a person, and the run's log, are told of a debate stage: its plan; then rate, agreement, spend and time left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from magdi_ray.agents.budget import Spend
+from magdi_ray.config.sections import EstimateConfig
+from magdi_ray.debate.books import Books
+from magdi_ray.debate.plan import Plan
+from magdi_ray.progress import Progress
+
+LOG_SECONDS = 10.0
+"""Between two lines of the stage in the run's log."""
+
+
+class View:
+    """What a person, and the run's log, are told of a running stage."""
+
+    def __init__(self, rows: int, budget_usd: float | None, log: Path) -> None:
+        self.rows, self.budget_usd, self.log = rows, budget_usd, log
+        self.started = time.monotonic()
+        self.logged = self.started
+
+    def show(self, progress: Progress, books: Books, state: Mapping[str, Any]) -> None:
+        """One look."""
+        now = time.monotonic()
+        spend = sum(state["spend"].values(), Spend())
+        progress.update(books.debates, note=self.note(books, spend, now - self.started))
+        if now - self.logged >= LOG_SECONDS:
+            self.logged = now
+            line = {"stage": "debates", "debates": books.debates, "failed": books.failed, **asdict(spend)}
+            with self.log.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+
+    def note(self, books: Books, spend: Spend, seconds: float) -> str:
+        """Rate, agreement, spend, time left."""
+        rate = books.debates / seconds if seconds else 0.0
+        parts = [f"{rate:.1f}/s", f"{books.replies} replies", f"{spend.tokens_in + spend.tokens_out} tokens"]
+        if books.debates:
+            parts.append(f"{books.consensus / books.debates:.0%} consensus")
+        if spend.usd or self.budget_usd:
+            parts.append(f"${spend.usd:.2f}" + (f" of ${self.budget_usd:g}" if self.budget_usd else ""))
+        if books.failed:
+            parts.append(f"{books.failed} failed")
+        left = self.rows - books.debates
+        if rate and left:
+            parts.append(f"{_duration(left / rate)} left")
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1.5 else f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
+
+
+def plan_table(plan: Plan, paid: Spend) -> Table:
+    """A plan, an agent a line; `paid` is what the run's reply store already holds."""
+    table = Table(title=f"{plan.questions} questions", title_justify="left")
+    table.add_column("agent")
+    for column in ("calls", "tokens in", "tokens out", "US dollars"):
+        table.add_column(column, justify="right")
+    for name, spend in plan.agents.items():
+        table.add_row(name, *_figures(spend, known=name not in plan.unpriced))
+    table.add_section()
+    table.add_row("all", *_figures(plan.total, known=not plan.unpriced), style="bold")
+    if paid.calls:
+        table.add_row("already paid for by this run", *_figures(paid, known=True), style="dim")
+    return table
+
+
+def plan_remarks(plan: Plan, assumed: EstimateConfig) -> list[str]:
+    """What a plan rests on, in sentences."""
+    remarks = [
+        f"Time: about {_duration(plan.seconds)} ({plan.seconds / 3600:.2f} h), set by {plan.bound}.",
+        f"At most {plan.calls_at_most} calls, if no debate stopped early.",
+        f"Assumed (debate.estimate): {assumed.agreement:.0%} of the debates agree in a round, {assumed.reply_tokens} tokens and "
+        f"{assumed.seconds_per_reply:g} s a reply. Prompts are counted by rule of thumb.",
+    ]
+    if plan.unpriced:
+        remarks.append(f"No price is configured for {', '.join(plan.unpriced)}: engine.price has dollars per million tokens.")
+    return remarks
+
+
+def _figures(spend: Spend, *, known: bool) -> tuple[str, ...]:
+    money = f"{spend.usd:.2f}" if known else "unknown"
+    return (*(f"{value:,}".replace(",", " ") for value in (spend.calls, spend.tokens_in, spend.tokens_out)), money)

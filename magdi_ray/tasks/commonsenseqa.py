@@ -1,0 +1,97 @@
+r"""CommonsenseQA: everyday questions with five lettered options (Talmor et al. 2019, arXiv 1811.00937).
+
+A row of the published jsonl (`dev_rand_split.jsonl`), and of ECQA's CSV (Aggarwal et al. 2021) about the same questions, where
+`q_ans` is the option's text; where two options have that text, the first is the answer:
+
+    {"answerKey": "A", "id": "1afa02df02c908a558b4036e80242fac", "question": {"question_concept": "revolving door",
+     "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "library"}, ...], "stem": "A revolving door is ..."}}
+
+    ,q_no,q_concept,q_text,q_op1,q_op2,q_op3,q_op4,q_op5,q_ans,taskA_pos,taskA_neg,taskB
+    0,af836abc58e0daf36df1d8d6830b70c5,applying for job,What does someone typically feel ...?,horror,anxiety and fear,...
+
+The flat row of the hub, `{"question": "A revolving ...", "choices": {"label": [...], "text": [...]}, ...}`, is read too.
+A question's text holds its options, so that it can be asked on its own:
+
+    "A revolving door is convenient for ... at a what?\n(A) bank\n(B) library\n(C) department store\n(D) mall\n(E) new york"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from magdi_ray.tasks.base import Question, Split
+from magdi_ray.tasks.choices import answer_of, closed_reasoning, lettered, same_letter
+from magdi_ray.tasks.rows import named_question, row_text
+
+PROMPT = (
+    '{question}\n\nThink step by step. End your answer with the sentence "The answer is (X).", where X is one of the letters.'
+)
+LETTERS = "ABCDE"
+
+
+@dataclass(frozen=True, slots=True)
+class CommonsenseQa:
+    """The task: one letter, "A" to "E"."""
+
+    name: str = "commonsenseqa"
+
+    def prompt(self, question: Question) -> str:
+        """The question with its options and how its answer is to be written."""
+        return PROMPT.format(question=question.text)
+
+    def extract(self, question: Question, reply: str) -> str | None:
+        """The letter of the option a reply answers with, by letter or by text (`magdi_ray.tasks.choices`)."""
+        return answer_of(question.text, reply)
+
+    def same(self, answer: str | None, gold: str | None) -> bool:
+        """Whether both are the same letter, "(c)" and "C" alike."""
+        return same_letter(answer, gold)
+
+    def state(self, answer: str) -> str:
+        """ "The answer is (C)."."""
+        return f"The answer is ({answer})."
+
+    def reasoning(self, reply: str) -> str:
+        """The reply without its closing statement; "" where it is nothing else."""
+        return closed_reasoning(reply)
+
+
+def read_row(row: Mapping[str, Any], split: Split) -> Question:
+    """The question of one published row, of CommonsenseQA or ECQA; its gold is None where the row has no answer.
+
+    Raises:
+        ValueError: no question text, not five options, or an answer that is none of them.
+    """
+    if "q_text" in row:
+        return _ecqa(row, split)
+    held = row.get("question")
+    nested = held if isinstance(held, Mapping) else {"stem": held, "choices": row.get("choices")}
+    stem, options = row_text(nested, "stem"), _options(nested.get("choices"))
+    answer = row.get("answerKey")
+    gold = str(answer).strip() or None if answer is not None else None
+    if gold is not None and gold not in tuple(LETTERS):
+        raise ValueError(f'required one of the letters {LETTERS} under "answerKey"; found {answer!r}')
+    return named_question("commonsenseqa", lettered(stem, options), gold, split, row.get("id"))
+
+
+def _options(choices: object) -> list[str]:
+    if isinstance(choices, Mapping):
+        labels, texts = choices.get("label"), choices.get("text")
+        pairs = list(zip(labels, texts, strict=False)) if isinstance(labels, Sequence) and isinstance(texts, Sequence) else []
+    else:
+        items = choices if isinstance(choices, Sequence) and not isinstance(choices, str) else []
+        pairs = [(item.get("label"), item.get("text")) for item in items if isinstance(item, Mapping)]
+    if [label for label, _ in pairs] != list(LETTERS):
+        raise ValueError(f'required "choices" labelled {LETTERS}; found {choices!r}')
+    return [row_text({"text": text}, "text") for _, text in pairs]
+
+
+def _ecqa(row: Mapping[str, Any], split: Split) -> Question:
+    options = [row_text(row, f"q_op{number}") for number in range(1, 6)]
+    answer = row.get("q_ans") or None
+    if answer is not None and answer not in options:
+        raise ValueError(f'required one of {options} under "q_ans"; found {answer!r}')
+    gold = None if answer is None else LETTERS[options.index(answer)]
+    return named_question("commonsenseqa", lettered(row_text(row, "q_text"), options), gold, split, row.get("q_no"))

@@ -1,0 +1,202 @@
+"""The debate stage as people run it, against a server that counts: killed, with faults, on a budget, without showing keys."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.openai_server import RunningServer, running_server
+from magdi_ray.debate.store import read_debates
+from magdi_ray.debate.transcript import Debate
+from magdi_ray.runs import Run
+from tests.debates_at_scale import KEY, configuration, kill_family, magdi
+
+pytestmark = pytest.mark.cluster
+
+QUESTIONS, CONCURRENCY = 300, 24
+
+
+def debates_of(run: Path) -> dict[str, Debate]:
+    debates = list(read_debates(run / "debates"))
+    found = {debate.question.id: debate for debate in debates}
+    assert len(found) == len(debates), "a question was debated twice"
+    return found
+
+
+def hold(config: Path, run: Path, *more: str, expected: int = 0) -> str:
+    log = run.parent / f"{run.name}.log"
+    assert magdi("debate", str(config), "--out", str(run), *more, log=log).wait(timeout=240) == expected, log.read_text()[-3000:]
+    return log.read_text()
+
+
+def wait_for_calls(server: RunningServer, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while server.stats()["received"] < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Debate], int]:
+    """The debates of a run that nothing disturbed, and its calls."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    with running_server(latency=0.1, jitter=0.5) as server:
+        config = configuration(folder, server.url, questions=QUESTIONS, engine={"limits": {"concurrency": CONCURRENCY}})
+        hold(config, folder / "run")
+        return debates_of(folder / "run"), server.stats()["received"]
+
+
+def test_a_killed_run_goes_on_and_pays_for_nothing_twice(tmp_path: Path, uninterrupted: tuple[dict[str, Debate], int]) -> None:
+    undisturbed, calls = uninterrupted
+    with running_server(latency=0.1, jitter=0.5) as server:
+        config = configuration(
+            tmp_path, server.url, questions=QUESTIONS, engine={"limits": {"concurrency": CONCURRENCY}}, workers=2
+        )
+        first = magdi("debate", str(config), "--out", str(tmp_path / "run"))
+        wait_for_calls(server, calls // 2)
+        kill_family(first)
+        received = server.stats()["received"]
+        assert calls * 0.45 < received < calls * 0.75
+        hold(config, tmp_path / "run")
+        assert calls <= server.stats()["received"] <= calls + CONCURRENCY
+    assert debates_of(tmp_path / "run") == undisturbed
+
+
+def test_nothing_is_asked_again_when_a_finished_debate_stage_is_lost(tmp_path: Path) -> None:
+    with running_server() as server:
+        config = configuration(tmp_path, server.url, questions=20, engine={})
+        hold(config, tmp_path / "run")
+        calls, before = server.stats()["received"], debates_of(tmp_path / "run")
+        (tmp_path / "run/debates/manifest.json").unlink()
+        hold(config, tmp_path / "run")
+        assert server.stats()["received"] == calls
+        assert debates_of(tmp_path / "run") == before
+
+
+RPM = 2400
+FAULTS = {
+    "fault_429": 0.05,
+    "fault_500": 0.03,
+    "fault_hang": 0.02,
+    "fault_malformed": 0.02,
+    "fault_empty": 0.01,
+    "fault_reset": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A run with four workers against a server with all kinds of faults, some of them lasting; and the server's counts."""
+    folder = tmp_path_factory.mktemp("faulty")
+    engine = {"limits": {"rpm": RPM, "concurrency": 48}, "timeout_s": 2.0, "max_attempts": 4}
+    with running_server(latency=0.05, permanent=0.005, retry_after=0.5, **FAULTS) as server:
+        config = configuration(folder, server.url, questions=240, engine=engine, workers=4, max_failed_share=0.2)
+        hold(config, folder / "run")
+        return folder / "run", server.stats(arrivals=True)
+
+
+def test_every_question_ends_as_a_debate_or_as_a_row_with_its_error(faulty: tuple[Path, dict[str, Any]]) -> None:
+    run, stats = faulty
+    debates, facts = debates_of(run), Run(run).require("debates").facts
+    failed = [debate for debate in debates.values() if debate.error is not None]
+    assert set(debates) == {f"q{number}" for number in range(240)}
+    assert {"429", "500", "hang", "malformed", "empty", "reset"} <= set(stats["faults"])
+    assert facts["failed"] == len(failed) > 0
+    assert facts["errors"] == Counter(str(debate.error).partition(":")[0] for debate in failed)
+    assert facts["debates"] == 240
+    assert facts["replies"] == sum(len(debate.turns) for debate in debates.values())
+
+
+def test_concurrency_falls_under_faults_and_recovers(faulty: tuple[Path, dict[str, Any]]) -> None:
+    (provider,) = Run(faulty[0]).require("debates").facts["providers"].values()
+    assert provider["rate_limited"] > 0
+    assert provider["lowest"] < 48
+    assert provider["concurrency"] > provider["lowest"]
+
+
+def test_four_workers_together_never_send_more_than_the_limit_in_any_ten_seconds(faulty: tuple[Path, dict[str, Any]]) -> None:
+    arrivals = sorted(faulty[1]["arrivals"])
+    busiest = max(bisect_right(arrivals, start + 10.0) - place for place, start in enumerate(arrivals))
+    assert busiest <= RPM // 6
+    assert busiest > RPM // 12  # the limit was worth having
+
+
+def test_a_budget_stops_the_run_and_raising_it_goes_on(tmp_path: Path) -> None:
+    with running_server(latency=0.02) as server:
+        engine = {"price": {"input": 100.0, "output": 100.0}, "limits": {"concurrency": 8}}
+        config = configuration(tmp_path, server.url, questions=60, engine=engine)
+        said = hold(config, tmp_path / "run", "--set", "debate.budget_usd=2", expected=2)
+        stats = server.stats()
+        assert (stats["tokens_in"] + stats["tokens_out"]) * 100e-6 <= 2.0
+        assert "debate.budget_usd" in said
+        assert "nothing is paid for twice" in said.replace("\n", " ")
+        hold(config, tmp_path / "run")
+        alone = tmp_path / "alone"
+        alone.mkdir()
+        received = server.stats()["received"]
+        hold(configuration(alone, server.url, questions=60, engine=engine), alone / "run")
+        assert server.stats()["received"] - received == received
+
+
+def test_a_stage_in_which_all_fails_stops_early_and_says_why(tmp_path: Path) -> None:
+    with running_server(fault_401=1.0) as server:
+        config = configuration(tmp_path, server.url, questions=2000, engine={"limits": {"concurrency": 8}}, max_in_flight=64)
+        said = hold(config, tmp_path / "run", expected=2)
+        assert server.stats()["received"] < 2000
+    assert "Unauthorised" in said
+    assert "max_failed_share" in said
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: Ray's sockets live in it."""
+    folder = Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_keys_are_nowhere_in_the_run_directory_nor_in_logs_nor_in_errors(short: Path) -> None:
+    with running_server(fault_401=0.3, fault_400=0.1) as server:
+        config = configuration(short, server.url, questions=30, engine={}, max_failed_share=0.0)
+        said = magdi("debate", str(config), "--out", str(short / "run"), log=short / "said.log", RAY_TMPDIR=str(short / "ray"))
+        assert said.wait(timeout=120) == 2
+        assert server.stats()["keys_seen"] == 1  # it was sent
+    assert "Unauthorised" in (short / "said.log").read_text()
+    files = [path for path in short.rglob("*") if path.is_file()]
+    assert any("session" in str(path) for path in files)
+    assert [str(path) for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_plan_comes_within_15_percent_of_the_run(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = data_dir / "debates/du_gsm/gsm_3_2_100.json"
+    asked = set(json.loads(recording.read_text()))
+    rows = [line for line in (data_dir / "gsm8k/test.jsonl").read_text().splitlines() if json.loads(line)["question"] in asked]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("\n".join(rows) + "\n")
+    sets = [f"task.path={questions}", "task.limit=null", "task.test_path=null", "evaluate.splits=[train]", "debate.workers=1"]
+    sets += [f"debate.agents.{seat}.engine.model=agent-{seat}" for seat in range(3)]
+    with running_server(mode="recorded", recording=recording) as server:
+        variables = {f"{name}_BASE_URL": server.url for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
+        variables |= {f"{name}_API_KEY": KEY for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
+        arguments = [
+            "configs/gsm8k-api.yaml",
+            "--out",
+            str(tmp_path / "run"),
+            *(part for item in sets for part in ("--set", item)),
+        ]
+        assert magdi("plan", *arguments, "--json", log=tmp_path / "plan.json", **variables).wait(timeout=60) == 0
+        assert magdi("debate", *arguments, log=tmp_path / "run.log", **variables).wait(timeout=200) == 0
+        stats = server.stats()
+    planned = json.loads((tmp_path / "plan.json").read_text().splitlines()[-1])
+    tokens = stats["tokens_in"] + stats["tokens_out"]
+    assert planned["calls"] == pytest.approx(stats["received"], rel=0.15)
+    assert planned["tokens_in"] + planned["tokens_out"] == pytest.approx(tokens, rel=0.15)
