@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from magdi_ray.agents.base import derive_seed
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
-from magdi_ray.config.base import content_hash
+from magdi_ray.config.base import absolute, content_hash
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import GraphSource, absolute
+from magdi_ray.config.protocols import located
+from magdi_ray.config.sections import GraphSource
 from magdi_ray.debate.store import read_debates, write_debates
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE, Answer, debate_answers, read_answers, write_answers
@@ -121,8 +122,9 @@ def debate_stage(config: RunConfig, run: Run) -> DebateStage:
     assert config.debate is not None
     agents = config.debate.agents
     hashes = {agent.name: "".join(file_hash(resolve_model(path)) for path in agent.engine.files()) for agent in agents}
+    debate = config.debate.model_copy(update={"protocol": located(config.debate.protocol)})
     return DebateStage(
-        config=config,
+        config=config.model_copy(update={"debate": debate}),
         replies=replies_url(config, run),
         run=payer(config, run),
         rows=count_stored(run.path("questions")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,11 @@ def shaping(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shaping(item) for key, item in value.items()}
     return value
+
+
+def absolute(name: str) -> str:
+    """A local path made absolute; hub names and `pkg://` names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def content_hash(value: Any) -> str:

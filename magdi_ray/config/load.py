@@ -141,9 +141,19 @@ def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]
             lines.append(f"{where}: unknown key; {hint}")
         elif error["type"] == "missing":
             lines.append(f"{where}: required, but not given")
+        elif error["type"] == "union_tag_invalid":
+            lines.append(_unknown_kind(where, error["ctx"]))
         else:
             lines.append(f"{where}: {error['msg'].removeprefix('Value error, ')} (found {_short(error.get('input'))})")
     return list(dict.fromkeys(lines))
+
+
+def _unknown_kind(where: str, context: dict[str, Any]) -> str:
+    """A section whose `name` or `type` names no known kind."""
+    known = re.findall(r"'([^']+)'", context["expected_tags"])
+    near = difflib.get_close_matches(str(context["tag"]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"{where}.{context['discriminator'].strip(chr(39))}: there is no {context['tag']!r}; {hint}"
 
 
 def written_path(model: type[BaseModel], location: Sequence[int | str]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from magdi_ray.config.base import Section
+from magdi_ray.config.base import Section, absolute
 
 
 class Decision(Section):
@@ -91,3 +91,9 @@ class CritiqueConfig(Section):
 ProtocolConfig = Annotated[
     ReconcileConfig | SocietyConfig | SingleConfig | SelfConsistencyConfig | CritiqueConfig, Field(discriminator="name")
 ]
+
+
+def located(protocol: ProtocolConfig) -> ProtocolConfig:
+    """The same protocol with its local files made absolute: workers have working directories of their own."""
+    named = {name: getattr(protocol, name, None) for name in ("prompts", "convincing")}
+    return protocol.model_copy(update={name: absolute(value) for name, value in named.items() if isinstance(value, str)})

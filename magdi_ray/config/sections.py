@@ -5,24 +5,18 @@ This module knows nothing of the stages; they are handed their section. A knob e
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
 from magdi_ray.agents.weights import split_adapter
-from magdi_ray.config.base import Section, operational
+from magdi_ray.config.base import Section, absolute, operational
 from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-
-
-def absolute(name: str) -> str:
-    """A local path made absolute; hub names and `pkg://` names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 class TinyTask(Section):
