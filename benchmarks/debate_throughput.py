@@ -28,9 +28,9 @@ from typing import Any
 
 import psutil
 import yaml
-from magdi_ray.agents.api import ApiAgent
 
 from benchmarks.openai_server import running_server
+from magdi_ray.agents.api import ApiAgent
 from magdi_ray.agents.base import Sampling
 from magdi_ray.config.protocols import ReconcileConfig
 from magdi_ray.config.sections import ApiEngine
@@ -48,7 +48,9 @@ def write_questions(path: Path, count: int) -> None:
     """Made-up word problems, a JSON object a line."""
     with path.open("w", encoding="utf-8") as stream:
         for number in range(count):
-            text = f"Farm {number} has {number % 97 + 2} cows, each gives {number % 13 + 3} litres of milk. How many litres in all?"
+            text = (
+                f"Farm {number} has {number % 97 + 2} cows, each gives {number % 13 + 3} litres of milk. How many litres in all?"
+            )
             stream.write(json.dumps({"id": f"q{number}", "question": text, "answer": f"#### {number % 89}"}) + "\n")
 
 

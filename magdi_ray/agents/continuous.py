@@ -124,6 +124,17 @@ class Desk:
 
     async def submit(self, request: Request) -> Any:
         """The loop's output for one request: `generated_tokens`, their `logprobs`, and an `error` or None."""
+        while (entered := self._enter(request)) is None:
+            await asyncio.sleep(0.01)  # the loop just died; the next one starts when its requests have been failed
+        name, waiter = entered
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            self._drop(name)
+            raise
+
+    def _enter(self, request: Request) -> tuple[str, Waiter] | None:
+        """A request's name in the loop; None where the loop takes no more."""
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop.create_future(), loop, tuple(filter(None, request.sampling.stop)))
         with self._lock:
@@ -134,14 +145,14 @@ class Desk:
             name = next(self._names)
             self._waiting[name] = waiter
         # Only a row with stop strings is looked at token by token.
-        self._manager.add_request(
+        taken = self._manager.add_request(
             request.ids, request_id=name, max_new_tokens=request.sampling.max_tokens, streaming=bool(waiter.stops)
         )
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            self._drop(name)
-            raise
+        if taken is None:
+            self._waiting.pop(name, None)
+            waiter.future.cancel()
+            return None
+        return name, waiter
 
     def close(self) -> None:
         """End the loop and wait for it; nothing can be submitted afterwards."""

@@ -21,7 +21,7 @@ _PIECE = re.compile(r"[A-Za-z]{1,9}|[0-9]{1,3}|\n+|[^\sA-Za-z0-9]")
 
 def estimate_tokens(text: str) -> int:
     """Tokens of one text."""
-    return sum(1 for _ in _PIECE.finditer(text))
+    return len(_PIECE.findall(text))
 
 
 def estimate_prompt(messages: Sequence[Message]) -> int:
