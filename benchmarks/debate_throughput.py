@@ -4,7 +4,7 @@
 
 A local OpenAI-compatible server answers after 200 ms and serves C requests at once; others wait in its queue. The ideal is
 C / 0.2 s.
-The stage is run as a person runs it (`magdi debate`), with C + C/4 requests under way, so that the server never waits for us. The
+The stage is run as a person runs it (`magdi debate`), with 2 C requests under way, so that the server never waits for us. The
 clock is the server's: from the first request received to the last one answered; starting Ray is not counted, ramp and tail are.
 
 - ratio_to_ideal: calls a second over the ideal, by C.
@@ -56,7 +56,7 @@ def write_questions(path: Path, count: int) -> None:
 
 def configuration(questions: Path, *, url: str, agents: int, capacity: int, workers: int, rounds: int) -> dict[str, Any]:
     """A run of `agents` agents of one provider."""
-    limits = {"concurrency": capacity + capacity // 4}
+    limits = {"concurrency": 2 * capacity}
     table = [
         {
             "name": f"agent{seat}",
@@ -74,7 +74,7 @@ def configuration(questions: Path, *, url: str, agents: int, capacity: int, work
             "protocol": protocol,
             "agents": table,
             "workers": workers,
-            "max_in_flight": 2 * capacity,
+            "max_in_flight": 3 * capacity,
         },
         "distil": {"student": {"model": "pkg://magdi_ray/tiny/models/student"}, "recipe": "level2", "train": {"epochs": 1}},
         "evaluate": {"splits": ["train"]},

@@ -57,6 +57,8 @@ class Counts:
     """Of all that was answered, billed or not."""
     faults: Counter[str] = field(default_factory=Counter)
     by_model: Counter[str] = field(default_factory=Counter)
+    last_answered: float = 0.0
+    """When the latest reply was on its way; Unix seconds."""
     arrivals: list[float] = field(default_factory=list)
     keys: set[bytes] = field(default_factory=set)
     """Values of the Authorization header."""
@@ -178,6 +180,7 @@ class Chat:
         read, written = replies.prompt_tokens(messages), replies.tokens_of(text)
         counts = self.counts
         counts.answered += not (empty or refusal)
+        counts.last_answered = time.time()
         counts.by_model[model] += 1
         counts.tokens_in += read
         counts.tokens_out += written
@@ -219,8 +222,9 @@ class Chat:
     def stats(self, *, arrivals: bool) -> dict[str, Any]:
         """The counts as JSON."""
         counts = self.counts
-        names = ("received", "answered", "open", "peak_open", "tokens_in", "tokens_out", "faults", "by_model")
+        names = ("received", "answered", "open", "peak_open", "tokens_in", "tokens_out", "faults", "by_model", "last_answered")
         whole: dict[str, Any] = {name: getattr(counts, name) for name in names}
+        whole["first_received"] = counts.arrivals[0] if counts.arrivals else None
         whole |= {"keys_seen": len(counts.keys), "distinct": len(counts.attempts)}
         return whole | ({"arrivals": counts.arrivals} if arrivals else {})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from magdi_ray.agents.base import Message
 
@@ -19,6 +20,7 @@ REPLY_OVERHEAD = 3
 _PIECE = re.compile(r"[A-Za-z]{1,9}|[0-9]{1,3}|\n+|[^\sA-Za-z0-9]")
 
 
+@lru_cache(maxsize=1024)  # all agents are asked in the same words
 def estimate_tokens(text: str) -> int:
     """Tokens of one text."""
     return len(_PIECE.findall(text))

@@ -172,7 +172,10 @@ class LimiterClient:
         self._reports: list[ReportRow] = []
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
-        self._speaking = False
+        self._left = 0
+        """Calls left so far."""
+        self._told = 0
+        """Of those, the ones the actor knows of; all of them once it is gone, as nobody is left to be told."""
         self.exchanges = 0
         """How often the actor was spoken to."""
 
@@ -197,11 +200,13 @@ class LimiterClient:
         self._tickets.pop(ticket.id, None)
         self._out.discard(ticket.id)
         self._reports.append((ticket.id, ticket.provider, ticket.agent, outcome))
+        self._left += 1
         self._speak()
 
     async def flush(self) -> None:
         """Return when everything left so far has been reported."""
-        while self._reports or self._speaking:
+        left = self._left
+        while self._told < left:
             self._speak()
             await asyncio.sleep(SPACING_S)
 
@@ -219,13 +224,11 @@ class LimiterClient:
             self._wake.clear()
             try:
                 self.exchanges += 1
-                self._speaking = True
                 answer: Answer = await self._actor.exchange.remote(self.worker, asks, reports)
             except RayError as error:
                 self._fail(error)
                 return
-            finally:
-                self._speaking = False
+            self._told += len(reports)
             self._take(answer, {row[0] for row in asks})
             await asyncio.sleep(SPACING_S)
             pause = answer.hint_s - SPACING_S if self._waiting else RENEWED_S if self._out else 0.0
@@ -255,6 +258,8 @@ class LimiterClient:
         self._waiting.clear()
         self._tickets.clear()
         self._out.clear()
+        self._reports.clear()
+        self._told = self._left
 
 
 async def _event(event: asyncio.Event, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from magdi_ray.agents.base import Message, Reply
 from magdi_ray.debate.structured import Fields, read_fields
@@ -74,17 +75,9 @@ def _share(match: re.Match[str]) -> float | None:
 
 def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
     """The turn a reply makes: status "unparsed" and no answer where none can be read."""
-    fields = read_fields(reply.text)
-    if fields is None:
-        text = reply.text
-        statement = split_confidence(text)
-        answer = task.extract(question, statement.text)
-    else:
-        answer = None if fields.answer is None else task.extract(question, task.state(fields.answer))
-        text = _prose(task, fields, answer)
-        statement = split_confidence(text)
-    confidence = reply.confidence if statement.confidence is None else statement.confidence
-    source: ConfidenceSource = "token_probability" if statement.confidence is None else "stated"
+    text, answer, stated = _read(task, question, reply.text)
+    confidence = reply.confidence if stated is None else stated
+    source: ConfidenceSource = "token_probability" if stated is None else "stated"
     return Turn(
         agent=ask.agent,
         round=ask.round,
@@ -99,6 +92,24 @@ def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
         status="unparsed" if answer is None else "ok",
         role=ask.role,
     )
+
+
+@lru_cache(maxsize=4096)  # a reply is read when it comes and again with its round
+def _read(task: Task, question: Question, reply: str) -> tuple[str, str | None, float | None]:
+    """A reply's text as prose, its answer and the confidence it states."""
+    fields = read_fields(reply)
+    if fields is None:
+        statement = split_confidence(reply)
+        return reply, task.extract(question, statement.text), statement.confidence
+    answer = None if fields.answer is None else task.extract(question, task.state(fields.answer))
+    text = _prose(task, fields, answer)
+    return text, answer, split_confidence(text).confidence
+
+
+@lru_cache(maxsize=4096)  # every other agent is shown the same words
+def reasoning_of(task: Task, text: str) -> str:
+    """What a reply says before its answer and its confidence."""
+    return task.reasoning(split_confidence(text).text)
 
 
 def read_round(task: Task, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:

@@ -8,6 +8,7 @@ it is used, so that whatever ends the stage, nothing is asked twice.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import time
@@ -122,6 +123,10 @@ class DebateOperator:
         self.seats = {agent.name: self._seat(agent, apps) for agent in stage.debate.agents}
         self.places = asyncio.Semaphore(max(1, stage.debate.max_in_flight // stage.debate.workers))
         self.hopeless = False
+        # Half a million objects of imported packages would be searched for garbage again and again, by the thousand calls.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 20)
 
     def _seat(self, agent: AgentConfig, apps: Mapping[str, str]) -> Seat:
         engine, config = self._engine(agent, apps), agent.engine
@@ -161,6 +166,7 @@ class DebateOperator:
         for debate in debates:
             books.add(debate, most_calls=self.most_calls)
         self.hopeless = await self.ledger.add.remote(books) or self.hopeless
+        await self.admission.flush()  # this may be the worker's last batch
         yield to_table(debates)
 
     async def _debate(self, question: Question) -> Debate:

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict
 
 from magdi_ray.agents.base import Message
-from magdi_ray.debate.reading import split_confidence
+from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate
 from magdi_ray.tasks.base import Task
 
@@ -66,7 +66,7 @@ def views(
             number=table.index(turn.agent) + 1,
             own=turn.agent == reader,
             text=turn.text,
-            reasoning=task.reasoning(split_confidence(turn.text).text),
+            reasoning=reasoning_of(task, turn.text),
             answer=turn.answer or "",
             confidence=turn.confidence,
         )

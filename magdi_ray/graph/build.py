@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from magdi_ray.debate.reading import split_confidence
+from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import GraphError
 from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node, edge_type
@@ -40,7 +40,7 @@ def _node(turn: Turn, task: Task, reference: str | None) -> Node:
         role=turn.role,
         model=turn.model,
         text=turn.text,
-        reasoning=task.reasoning(split_confidence(turn.text).text),
+        reasoning=reasoning_of(task, turn.text),
         answer=turn.answer,
         confidence=turn.confidence,
         confidence_source=turn.confidence_source,

@@ -37,6 +37,10 @@ class Task(Protocol):
         """What configurations call the task."""
         ...
 
+    def __hash__(self) -> int:
+        """Tasks of one kind and equal settings are equal: what they read is remembered."""
+        ...
+
     def prompt(self, question: Question) -> str:
         """The user message that asks the question and says how the answer is to be written."""
         ...
