@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.openai_server import RunningServer, running_server
@@ -128,6 +129,28 @@ def test_four_workers_together_never_send_more_than_the_limit_in_any_ten_seconds
     busiest = max(bisect_right(arrivals, start + 10.0) - place for place, start in enumerate(arrivals))
     assert busiest <= RPM // 6
     assert busiest > RPM // 12  # the limit was worth having
+
+
+def replies_kept(run: Path) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in (run / "replies").glob("*.jsonl"))
+
+
+def test_an_engine_replica_that_is_killed_loses_no_question(tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "run.log"
+    sets = ["task.train=400", "task.test=0", "evaluate.splits=[train]"]
+    process = magdi("debate", "configs/tiny.yaml", "--out", str(run), *(p for s in sets for p in ("--set", s)), log=log)
+    deadline = time.monotonic() + 150
+    while replies_kept(run) < 300:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    replica = next(member for member in family if "ServeReplica" in " ".join(member.cmdline()))
+    replica.kill()
+    assert replies_kept(run) < 1200  # in the middle of it
+    assert process.wait(timeout=240) == 0, log.read_text()
+    facts = Run(run).require("debates").facts
+    assert (facts["debates"], facts["failed"]) == (400, 0)
+    assert len(debates_of(run)) == 400
 
 
 def test_a_budget_stops_the_run_and_raising_it_goes_on(tmp_path: Path) -> None:

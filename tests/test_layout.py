@@ -30,6 +30,9 @@ ALLOWED = {
 PURE = (
     *("config", "runs.py", "tasks", "graph", "tiny"),
     *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "templates", "vote", "decide", "store")),
+    *(f"agents/{name}.py" for name in ("base", "failures", "estimate", "pacing", "budget", "admission", "metered")),
+    *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "recorded")),
+    *(f"debate/{name}.py" for name in ("hold", "books", "plan", "view")),
     *(f"debate/{name}.py" for name in ("reconcile", "society", "single", "self_consistency", "critique", "convincing")),
     *(f"distill/{name}.py" for name in ("tokens", "plan", "batch", "objectives", "student", "scratch", "zero", "loop")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics")),
