@@ -144,6 +144,7 @@ def test_serving_a_run_that_is_not_there_says_so(refused: Refused, tmp_path: Pat
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in (
         ["run"],
+        ["plan"],
         ["debate"],
         ["distill"],
         ["evaluate"],
@@ -151,6 +152,7 @@ def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str])
         ["graph", "import"],
         ["graph", "show"],
         ["graph", "stats"],
+        ["graph", "export"],
         ["tiny", "build"],
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -97,6 +97,8 @@ class NodeSelection(Section):
     agents: Literal["all", "best"] | tuple[str, ...] = "all"
     """`best`: the one agent with the most correct round-0 replies on the training questions."""
     rounds: Literal["all"] | tuple[int, ...] = "all"
+    roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
+    """What a critic or a judge writes is about others' replies, which the student never sees."""
 
 
 class RecipeConfig(Section):

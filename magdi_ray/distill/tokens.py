@@ -27,7 +27,7 @@ class NodeTokens:
     """Reasoning and answer sentence, closed by the end-of-sequence token."""
     correct: bool
     key: str
-    """"question/agent/round", unique in a dataset."""
+    """"question/position in its graph", unique in a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
     return [
         i
         for i, node in enumerate(mag.nodes)
-        if node.agent in agents and (selection.rounds == "all" or node.round in selection.rounds)
+        if node.agent in agents
+        and node.role in selection.roles
+        and (selection.rounds == "all" or node.round in selection.rounds)
     ]
 
 
@@ -133,6 +135,6 @@ def _tokenise_graph(
                 skipped[f"longer than max_length {max_length}"] += 1
                 continue
             place[position] = len(nodes)
-            nodes.append(NodeTokens(ids, bool(node.correct), f"{mag.question.id}/{node.agent}/{node.round}"))
+            nodes.append(NodeTokens(ids, bool(node.correct), f"{mag.question.id}/{position}"))
     edges = tuple((place[e.source], place[e.target]) for e in mag.edges if e.source in place and e.target in place)
     return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges)

@@ -74,21 +74,24 @@ def failed(question: Question, *, system: str, error: str) -> Answer:
 
 
 def debate_answers(questions: Sequence[Question], mags: Iterable[Mag], task: Task) -> Iterator[Answer]:
-    """Every teacher alone (its round-0 reply) and the debate's vote, read off the graphs of held-out questions.
+    """Every teacher alone (its first reply of round 0) and the debate's vote, read off the graphs of held-out questions.
+
+    Critics and judges, who never answer alone, are no systems of their own.
 
     A question whose debate failed is wrong for all of them, as a question without a reply is for a student; questions of a
     split that was never debated are left out.
     """
     missing = {question.id: question for question in questions}
-    agents: dict[str, tuple[str, ...]] = {}
+    alone: dict[str, dict[str, None]] = {}
     for mag in mags:
         question = mag.question
         if missing.pop(question.id, None) is None:
             continue
-        agents[question.split] = mag.agents
-        for node in (node for node in mag.nodes if node.round == 0):
+        first = {node.agent: node for node in reversed(mag.nodes) if node.round == 0}
+        alone.setdefault(question.split, {}).update(dict.fromkeys(first))
+        for agent, node in sorted(first.items(), key=lambda item: mag.agents.index(item[0])):
             right = task.same(node.answer, question.gold)
-            yield Answer(question.id, question.split, node.agent, node.text, node.answer, right, node.tokens_in, node.tokens_out)
+            yield Answer(question.id, question.split, agent, node.text, node.answer, right, node.tokens_in, node.tokens_out)
         yield Answer(
             question_id=question.id,
             split=question.split,
@@ -100,7 +103,7 @@ def debate_answers(questions: Sequence[Question], mags: Iterable[Mag], task: Tas
             tokens_out=sum(node.tokens_out for node in mag.nodes),
         )
     for question in missing.values():
-        systems = (*agents[question.split], VOTE) if question.split in agents else ()
+        systems = (*alone[question.split], VOTE) if question.split in alone else ()
         yield from (failed(question, system=system, error="DebateError: the debate failed") for system in systems)
 
 

@@ -73,7 +73,7 @@ def test_recipes_without_structure_do_not_forward_incorrect_nodes(bench: Workben
 def test_level_1_learns_the_correct_first_replies_of_the_best_agent(bench: Workbench) -> None:
     graphs = bench.graphs("level1")
     assert best_agent(MAGS) == "a"
-    assert [[node.key for node in graph.nodes] for graph in graphs] == [["q1/a/0"], ["q2/a/0"], ["q4/a/0"]]
+    assert [[node.key for node in graph.nodes] for graph in graphs] == [["q1/0"], ["q2/0"], ["q4/0"]]
 
 
 def test_the_best_agent_has_the_most_correct_first_replies() -> None:
@@ -85,10 +85,17 @@ def test_nodes_are_chosen_by_agent_and_round() -> None:
     assert select_nodes(MAGS[0], selection, "") == [4, 5]
 
 
+def test_critics_and_judges_are_not_learned_from_unless_asked_for() -> None:
+    nodes = tuple(replace(node, role="critic") if i == 4 else node for i, node in enumerate(MAGS[0].nodes))
+    mag = replace(MAGS[0], nodes=nodes)
+    assert 4 not in select_nodes(mag, NodeSelection(), "")
+    assert 4 in select_nodes(mag, NodeSelection(roles=("debater", "critic")), "")
+
+
 def test_edges_follow_the_nodes_that_are_kept(bench: Workbench) -> None:
     nodes = tuple(replace(node, reasoning="I agree.") if i == 1 else node for i, node in enumerate(MAGS[0].nodes))
     [graph] = bench.graphs("level4", (replace(MAGS[0], nodes=nodes),))
-    assert [node.key for node in graph.nodes] == ["q1/a/0", "q1/c/0", "q1/a/1", "q1/b/1", "q1/c/1"]
+    assert [node.key for node in graph.nodes] == ["q1/0", "q1/2", "q1/3", "q1/4", "q1/5"]
     assert set(graph.edges) == {(source, target) for source in (0, 1) for target in (2, 3, 4)}
 
 
