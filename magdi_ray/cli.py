@@ -111,13 +111,14 @@ def plan(
     made, paid = plan_run(loaded, directory)
     if as_json:
         total = made.total
-        figures = {"calls": made.calls, "tokens_in": total.tokens_in, "tokens_out": total.tokens_out}
+        figures: dict[str, Any] = {"calls": made.calls, "tokens_in": total.tokens_in, "tokens_out": total.tokens_out}
+        figures["paid_usd"] = round(paid.usd, 4)
         usd = None if made.unpriced else round(total.usd, 4)
         print(json.dumps(figures | {"usd": usd, "hours": round(made.seconds / 3600, 4)}))
         return
     assert loaded.debate is not None
     out.print(plan_table(made, paid))
-    for remark in plan_remarks(made, loaded.debate.estimate):
+    for remark in plan_remarks(made, loaded.debate):
         out.print(remark, soft_wrap=True)
 
 

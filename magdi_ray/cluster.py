@@ -119,3 +119,12 @@ def machine() -> tuple[int, int]:
 def cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost worker error, as "Class: message"."""
+    inner = getattr(error, "worker_failures", None) or getattr(error, "worker_errors", None)
+    if isinstance(inner, dict) and inner:
+        return "; ".join(f"worker {rank}: {root_cause(e)}" for rank, e in list(inner.items())[:2])
+    cause = getattr(error, "cause", None) or error.__cause__
+    return root_cause(cause) if isinstance(cause, BaseException) else f"{type(error).__name__}: {error}".strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray import stages
-from magdi_ray.agents.weights import resolve_model
+from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
@@ -47,7 +47,8 @@ def plan(config: RunConfig) -> list[Stage]:
     source, student = config.graph.source, config.distil.student
     finished_graphs = source is not None and source.format == "mag"
     recorded = {"source": source, "file": file_hash(source.path) if source else None, "seed": config.seed}
-    result = [Stage("questions", {"task": config.task, "files": _task_files(config), **recorded}, (), stages.make_questions)]
+    asked = {"task": config.task, "files": _task_files(config), "golds": config.graph.labels == "gold", **recorded}
+    result = [Stage("questions", asked, (), stages.make_questions)]
     shaped: dict[str, Any]
     if not finished_graphs:
         shaped = {"debate": config.debate, "files": _teacher_files(config), **recorded}
@@ -81,7 +82,7 @@ def _teacher_files(config: RunConfig) -> list[str]:
     if config.debate is None:
         return []
     engines = [agent.engine for agent in config.debate.agents]
-    paths = [path for engine in engines for path in engine.files()]
+    paths = model_directories(path for engine in engines for path in engine.files())
     for name in ("prompts", "convincing"):
         source = getattr(config.debate.protocol, name, None)
         paths += [source] if isinstance(source, str) else []

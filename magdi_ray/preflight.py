@@ -14,7 +14,7 @@ from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_ad
 from magdi_ray.cluster import COORDINATION, joins_cluster, machine
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import AgentConfig, ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
+from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, RecordedEngine, TransformersEngine, VllmEngine
 from magdi_ray.debate.load import load_protocol, rehearse
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
@@ -53,6 +53,7 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
+        checks.append(lambda: _check_store(config))
         checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.debate.agents]  # type: ignore[misc]
     for check in checks:
         try:
@@ -77,6 +78,14 @@ def _check_questions(config: RunConfig) -> None:
             )
 
 
+def _check_store(config: RunConfig) -> None:
+    """A reply store outside of the run directory can be opened."""
+    from magdi_ray.agents.segments import open_segments
+
+    if config.debate is not None and config.debate.replies is not None:
+        open_segments(config.debate.replies).close()
+
+
 def _check_graphs(run: Run) -> None:
     graphs = run.path("graphs")
     for path in sorted(graphs.glob("*.parquet")) if graphs.is_dir() else ():
@@ -94,15 +103,16 @@ def _check_agent(agent: AgentConfig, *, keys: bool) -> None:
             if not Path(path).is_file():
                 raise ConfigError(f"Agent {agent.name!r}: there is no recording at {path}.")
         case ApiEngine(api_key_env=variable):
-            if keys and variable and not os.environ.get(variable):
+            if keys and variable and not os.environ.get(variable, "").strip():
                 raise ConfigError(
                     f"Agent {agent.name!r}: engine.api_key_env names {variable}, but that environment variable is not set. "
                     f"Set it where the run is started, and on every machine of a cluster: export {variable}=..."
                 )
-        case VllmEngine():
+        case VllmEngine(model=model):
             from magdi_ray.agents.vllm import check_vllm
 
             check_vllm()
+            check_model_directory(model)
 
 
 def _check_student(config: RunConfig) -> None:
@@ -128,11 +138,18 @@ def _check_recipes(config: RunConfig) -> None:
     if config.debate is None:
         return
     known = {agent.name for agent in config.debate.agents}
+    roles = speakers(config.debate)
     for recipe in recipes(config.distil):
         wanted = recipe.nodes.agents
         unknown = sorted(set(wanted) - known) if isinstance(wanted, tuple) else []
         if unknown:
             raise ConfigError(f"Recipe {recipe.name!r} learns from {unknown}, but the agents of the debate are {sorted(known)}.")
+        chosen = wanted if isinstance(wanted, tuple) else tuple(roles)
+        if not any(roles[name] in recipe.nodes.roles for name in chosen):
+            told = ", ".join(f"{name} is a {roles[name]}" for name in chosen)
+            raise ConfigError(
+                f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}."
+            )
 
 
 def _check_workers(config: RunConfig) -> None:
@@ -157,8 +174,19 @@ def _check_workers(config: RunConfig) -> None:
 def _check_teachers_fit(config: RunConfig) -> None:
     agents = [a for a in config.debate.agents if not isinstance(a.engine, ApiEngine)] if config.debate else []
     if agents and not joins_cluster():
-        wanted = [(a.replicas[0] * a.num_cpus, a.replicas[0] * a.num_gpus) for a in agents]
-        _check_pool("The agents' smallest pools want", wanted, *machine())
+        smallest = [(a.replicas[0] * a.num_cpus, a.replicas[0] * a.num_gpus) for a in agents]
+        _check_pool("The agents' smallest pools want", smallest, *machine())
+        # Grown to their most, they would keep the questions they wait for from being read.
+        _check_pool("The agents' largest pools want", [(a.replicas[1] * a.num_cpus, 0.0) for a in agents], *machine())
+
+
+def speakers(debate: DebateConfig) -> dict[str, str]:
+    """What every agent of a debate is asked to do."""
+    names = [agent.name for agent in debate.agents]
+    decision = getattr(debate.protocol, "decision", None)
+    judge = decision.agent if decision else None
+    critics = names[1:] if debate.protocol.name == "critique" else []
+    return {name: "judge" if name == judge else "critic" if name in critics else "debater" for name in names}
 
 
 def _check_pool(who: str, wanted: Sequence[tuple[float, float]], cpus: int, gpus: int) -> None:

@@ -104,7 +104,8 @@ def polled(progress: Progress, poll: Callable[[Progress], None], *, every: float
         thread.start()
         try:
             yield progress
-            poll(progress)
+            with suppress(Exception):
+                poll(progress)
         finally:
             stop.set()
             thread.join(timeout=10)

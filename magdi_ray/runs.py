@@ -14,6 +14,7 @@ import os
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ State = Literal["missing", "unfinished", "stale", "complete"]
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 LOCK = "run.lock"
+IDENTITY = "run.id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,15 @@ class Run:
             raise RunError(f"{self.root} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
         self.root.mkdir(parents=True, exist_ok=True)
         self.lock()
+        if not self.identity:
+            write_atomically(self.root / IDENTITY, f"{uuid.uuid4().hex[:12]}\n")
         write_atomically(stored, dump_config(config))
+
+    @property
+    def identity(self) -> str:
+        """A name of its own, drawn when the run is begun; "" before that."""
+        file = self.root / IDENTITY
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def lock(self) -> None:
         """Keep other processes from working in this directory; the operating system lets go of it when this process ends.

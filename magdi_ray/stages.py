@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magdi_ray.agents.base import derive_seed
-from magdi_ray.agents.weights import resolve_model
+from magdi_ray.agents.weights import model_directories
 from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
-from magdi_ray.config.base import absolute, content_hash
+from magdi_ray.config.base import absolute
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import GraphSource
@@ -37,9 +37,12 @@ from magdi_ray.tasks.load import BadRow, iter_questions, load_task
 from magdi_ray.tasks.store import count_stored, iter_stored, write_questions, write_splits
 
 if TYPE_CHECKING:
-    from magdi_ray.debate.run import DebateStage
+    from magdi_ray.debate.operator import DebateStage
 
 Facts = dict[str, Any]
+
+WASTE = "failed-calls.json"
+"""What calls cost that brought no reply: the budget counts them, the reply store cannot."""
 
 GRAPHS_PER_FILE = 4096
 
@@ -117,30 +120,34 @@ def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
 
 def debate_stage(config: RunConfig, run: Run) -> DebateStage:
     """What the debate stage of a run works on."""
-    from magdi_ray.debate.run import DebateStage, identity
+    from magdi_ray.debate.operator import DebateStage, identity
 
     assert config.debate is not None
     agents = config.debate.agents
-    hashes = {agent.name: "".join(file_hash(resolve_model(path)) for path in agent.engine.files()) for agent in agents}
+    hashes = {a.name: "".join(map(file_hash, model_directories(a.engine.files()))) for a in agents}
     debate = config.debate.model_copy(update={"protocol": located(config.debate.protocol)})
     return DebateStage(
         config=config.model_copy(update={"debate": debate}),
         replies=replies_url(config, run),
         run=payer(config, run),
         rows=count_stored(run.path("questions")),
+        waste=str((run.root / WASTE).resolve()),
         identities={agent.name: identity(agent, hashes[agent.name]) for agent in agents},
     )
 
 
 def payer(config: RunConfig, run: Run) -> str:
-    """What a run is called in the records of replies it paid for."""
-    return f"{config.name}-{content_hash(str(run.root.resolve()))[:8]}"
+    """What a run is called in the records of replies it paid for; the same wherever its directory is moved."""
+    return f"{config.name}-{run.identity}"
 
 
 def replies_url(config: RunConfig, run: Run) -> str:
     """Where the replies of a run's debates are kept."""
     chosen = config.debate.replies if config.debate else None
-    return absolute(chosen) if chosen else str((run.root / "replies").resolve())
+    if chosen and "://" in chosen:
+        return chosen
+    # Absolute also where it does not exist yet: workers have working directories of their own.
+    return str(Path(chosen).expanduser().resolve() if chosen else (run.root / "replies").resolve())
 
 
 def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphSource) -> Facts:

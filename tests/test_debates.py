@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import tempfile
 import time
 from bisect import bisect_right
@@ -16,8 +18,11 @@ import psutil
 import pytest
 
 from benchmarks.openai_server import RunningServer, running_server
+from magdi_ray.config import load_config
 from magdi_ray.debate.store import read_debates
 from magdi_ray.debate.transcript import Debate
+from magdi_ray.errors import EngineError, RunError
+from magdi_ray.pipeline import run_pipeline
 from magdi_ray.runs import Run
 from tests.debates_at_scale import KEY, configuration, kill_family, magdi
 
@@ -33,10 +38,9 @@ def debates_of(run: Path) -> dict[str, Debate]:
     return found
 
 
-def hold(config: Path, run: Path, *more: str, expected: int = 0) -> str:
-    log = run.parent / f"{run.name}.log"
-    assert magdi("debate", str(config), "--out", str(run), *more, log=log).wait(timeout=240) == expected, log.read_text()[-3000:]
-    return log.read_text()
+def hold(config: Path, run: Path, *overrides: str) -> None:
+    """`magdi debate`, in this process and on the tests' own Ray."""
+    run_pipeline(load_config(config, overrides), Run(run), until="debates")
 
 
 def wait_for_calls(server: RunningServer, count: int) -> None:
@@ -46,41 +50,26 @@ def wait_for_calls(server: RunningServer, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Debate], int]:
-    """The debates of a run that nothing disturbed, and its calls."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
+def test_a_killed_run_goes_on_and_pays_for_nothing_twice(ray_cluster: None, tmp_path: Path) -> None:
     with running_server(latency=0.1, jitter=0.5) as server:
-        config = configuration(folder, server.url, questions=QUESTIONS, engine={"limits": {"concurrency": CONCURRENCY}})
-        hold(config, folder / "run")
-        return debates_of(folder / "run"), server.stats()["received"]
-
-
-def test_a_killed_run_goes_on_and_pays_for_nothing_twice(tmp_path: Path, uninterrupted: tuple[dict[str, Debate], int]) -> None:
-    undisturbed, calls = uninterrupted
+        config = configuration(tmp_path, server.url, questions=QUESTIONS, engine=OPEN, workers=2)
+        hold(config, tmp_path / "undisturbed")
+        calls = server.stats()["received"]
     with running_server(latency=0.1, jitter=0.5) as server:
-        config = configuration(
-            tmp_path, server.url, questions=QUESTIONS, engine={"limits": {"concurrency": CONCURRENCY}}, workers=2
-        )
+        config = configuration(tmp_path, server.url, questions=QUESTIONS, engine=OPEN, workers=2)
         first = magdi("debate", str(config), "--out", str(tmp_path / "run"))
         wait_for_calls(server, calls // 2)
+        os.kill(server.process.pid, signal.SIGSTOP)  # it gives no more answers: what is in flight now stays in flight
         kill_family(first)
+        os.kill(server.process.pid, signal.SIGCONT)
         received = server.stats()["received"]
-        assert calls * 0.45 < received < calls * 0.75
-        hold(config, tmp_path / "run")
+        assert calls * 0.45 < received < calls * 0.9
+        second = magdi("debate", str(config), "--out", str(tmp_path / "run"), log=tmp_path / "log")
+        assert second.wait(timeout=240) == 0, (tmp_path / "log").read_text()[-3000:]
         assert calls <= server.stats()["received"] <= calls + CONCURRENCY
-    assert debates_of(tmp_path / "run") == undisturbed
-
-
-def test_nothing_is_asked_again_when_a_finished_debate_stage_is_lost(tmp_path: Path) -> None:
-    with running_server() as server:
-        config = configuration(tmp_path, server.url, questions=20, engine={})
-        hold(config, tmp_path / "run")
-        calls, before = server.stats()["received"], debates_of(tmp_path / "run")
-        (tmp_path / "run/debates/manifest.json").unlink()
-        hold(config, tmp_path / "run")
-        assert server.stats()["received"] == calls
-        assert debates_of(tmp_path / "run") == before
+    found, undisturbed = debates_of(tmp_path / "run"), debates_of(tmp_path / "undisturbed")
+    assert set(found) == {f"q{number}" for number in range(QUESTIONS)}
+    assert found == undisturbed
 
 
 RPM = 2400
@@ -95,10 +84,10 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def faulty(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run with four workers against a server with all kinds of faults, some of them lasting; and the server's counts."""
     folder = tmp_path_factory.mktemp("faulty")
-    engine = {"limits": {"rpm": RPM, "concurrency": 48}, "timeout_s": 2.0, "max_attempts": 4}
+    engine = {"limits": {"rpm": RPM, "concurrency": 48}, "timeout_s": 2.0, "max_attempts": 4, "api_key_env": None}
     with running_server(latency=0.05, permanent=0.005, retry_after=0.5, **FAULTS) as server:
         config = configuration(folder, server.url, questions=240, engine=engine, workers=4, max_failed_share=0.2)
         hold(config, folder / "run")
@@ -121,14 +110,13 @@ def test_concurrency_falls_under_faults_and_recovers(faulty: tuple[Path, dict[st
     (provider,) = Run(faulty[0]).require("debates").facts["providers"].values()
     assert provider["rate_limited"] > 0
     assert provider["lowest"] < 48
-    assert provider["concurrency"] > provider["lowest"]
+    assert provider["highest after lowest"] > provider["lowest"]
 
 
 def test_four_workers_together_never_send_more_than_the_limit_in_any_ten_seconds(faulty: tuple[Path, dict[str, Any]]) -> None:
     arrivals = sorted(faulty[1]["arrivals"])
     busiest = max(bisect_right(arrivals, start + 10.0) - place for place, start in enumerate(arrivals))
     assert busiest <= RPM // 6
-    assert busiest > RPM // 12  # the limit was worth having
 
 
 def replies_kept(run: Path) -> int:
@@ -144,8 +132,7 @@ def test_an_engine_replica_that_is_killed_loses_no_question(tmp_path: Path) -> N
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
-    replica = next(member for member in family if "ServeReplica" in " ".join(member.cmdline()))
-    replica.kill()
+    next(member for member in family if "ServeReplica" in " ".join(member.cmdline())).kill()
     assert replies_kept(run) < 1200  # in the middle of it
     assert process.wait(timeout=240) == 0, log.read_text()
     facts = Run(run).require("debates").facts
@@ -153,30 +140,38 @@ def test_an_engine_replica_that_is_killed_loses_no_question(tmp_path: Path) -> N
     assert len(debates_of(run)) == 400
 
 
-def test_a_budget_stops_the_run_and_raising_it_goes_on(tmp_path: Path) -> None:
+def test_a_budget_stops_the_run_and_raising_it_goes_on(ray_cluster: None, tmp_path: Path) -> None:
     with running_server(latency=0.02) as server:
-        engine = {"price": {"input": 100.0, "output": 100.0}, "limits": {"concurrency": 8}}
+        engine = {"price": {"input": 100.0, "output": 100.0}, "limits": {"concurrency": 8}, "api_key_env": None}
         config = configuration(tmp_path, server.url, questions=60, engine=engine)
-        said = hold(config, tmp_path / "run", "--set", "debate.budget_usd=2", expected=2)
+        with pytest.raises(RunError, match=r"budget(.|\n)*raise debate\.budget_usd(.|\n)*nothing is paid for twice"):
+            hold(config, tmp_path / "run", "debate.budget_usd=8")
         stats = server.stats()
-        assert (stats["tokens_in"] + stats["tokens_out"]) * 100e-6 <= 2.0
-        assert "debate.budget_usd" in said
-        assert "nothing is paid for twice" in said.replace("\n", " ")
+        assert 4.0 < (stats["tokens_in"] + stats["tokens_out"]) * 100e-6 <= 8.0
         hold(config, tmp_path / "run")
-        alone = tmp_path / "alone"
-        alone.mkdir()
-        received = server.stats()["received"]
-        hold(configuration(alone, server.url, questions=60, engine=engine), alone / "run")
-        assert server.stats()["received"] - received == received
+        assert server.stats()["received"] == server.stats()["distinct"] > stats["received"]
 
 
-def test_a_stage_in_which_all_fails_stops_early_and_says_why(tmp_path: Path) -> None:
+def test_what_failed_calls_cost_counts_in_the_next_attempt_too(ray_cluster: None, tmp_path: Path) -> None:
+    with running_server(fault_empty=1.0) as server:
+        engine = {"price": {"input": 100.0, "output": 100.0}, "max_attempts": 2, "api_key_env": None}
+        config = configuration(tmp_path, server.url, questions=3, engine=engine, max_failed_share=0.0)
+        for _ in range(2):
+            with pytest.raises(EngineError, match="Empty"):
+                hold(config, tmp_path / "run")
+        stats = server.stats()
+    wasted = json.loads((tmp_path / "run/failed-calls.json").read_text()).values()
+    assert sum(row["calls"] for row in wasted) == stats["received"]
+    assert sum(row["tokens_in"] for row in wasted) == stats["tokens_in"] > 0
+
+
+def test_a_stage_in_which_all_fails_stops_early_and_says_why(ray_cluster: None, tmp_path: Path) -> None:
     with running_server(fault_401=1.0) as server:
-        config = configuration(tmp_path, server.url, questions=2000, engine={"limits": {"concurrency": 8}}, max_in_flight=64)
-        said = hold(config, tmp_path / "run", expected=2)
+        engine = {"limits": {"concurrency": 8}, "api_key_env": None}
+        config = configuration(tmp_path, server.url, questions=2000, engine=engine, max_in_flight=64)
+        with pytest.raises(EngineError, match=r"max_failed_share(.|\n)*Unauthorised(.|\n)*not held any more"):
+            hold(config, tmp_path / "run")
         assert server.stats()["received"] < 2000
-    assert "Unauthorised" in said
-    assert "max_failed_share" in said
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ PURE = (
     *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "recorded")),
     *(f"debate/{name}.py" for name in ("hold", "books", "plan", "view")),
     *(f"debate/{name}.py" for name in ("reconcile", "society", "single", "self_consistency", "critique", "convincing")),
-    *(f"distill/{name}.py" for name in ("tokens", "plan", "batch", "objectives", "student", "scratch", "zero", "loop")),
+    *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "plan", "batch", "objectives")),
+    *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics")),
 )
 

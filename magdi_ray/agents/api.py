@@ -19,6 +19,7 @@ from magdi_ray.agents.admission import Admission, LocalLimiter, Outcome
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.completion import (
     NO_STRUCTURE,
+    SCHEMA_TOKENS,
     Completion,
     Failure,
     read_completion,
@@ -27,7 +28,16 @@ from magdi_ray.agents.completion import (
 )
 from magdi_ray.agents.connection import Connection
 from magdi_ray.agents.estimate import estimate_prompt
-from magdi_ray.agents.failures import CallFailed, Disconnected, Overloaded, RateLimited, Rejected, ServerFailed, TimedOut
+from magdi_ray.agents.failures import (
+    CallFailed,
+    Disconnected,
+    Malformed,
+    Overloaded,
+    RateLimited,
+    Rejected,
+    ServerFailed,
+    TimedOut,
+)
 from magdi_ray.config.sections import ApiEngine
 from magdi_ray.errors import ConfigError
 
@@ -47,6 +57,10 @@ BACKOFF_S: dict[type[CallFailed], tuple[float, float]] = {
 """Seconds before the second attempt, doubled for each further one, and at most. A timeout has cost enough time already."""
 QUICK_S = (0.05, 0.5)
 """The same where another attempt is a matter of luck, not of the provider's state."""
+
+
+UNCOUNTED = (TimedOut, Malformed, Disconnected)
+"""Failures of which a provider counts tokens that it does not tell."""
 
 
 class ApiAgent:
@@ -74,17 +88,18 @@ class ApiAgent:
             BudgetSpent: the run's budget does not allow the call.
         """
         conversation = (*self._system, *messages)
-        prompt = int(estimate_prompt(conversation) * MARGIN)
-        usd = self._usd(prompt, sampling.max_tokens)
+        words = estimate_prompt(conversation)
         attempts = 0
         while True:
             structured = self._structured
+            prompt = int((words + structured * SCHEMA_TOKENS) * MARGIN)
+            usd = self._usd(prompt, sampling.max_tokens)
             body = request_body(self._config, conversation, sampling, structured=structured)
             ticket = await self._admission.enter(self._config.provider, self._agent, tokens=prompt + sampling.max_tokens, usd=usd)
-            outcome = Outcome("cancelled")
+            outcome = Outcome("cancelled", prompt, 0, self._usd(prompt, 0))
             try:
                 got = await self._attempt(body, conversation)
-                outcome = self._outcome(got)
+                outcome = self._outcome(got, prompt)
             finally:
                 self._admission.leave(ticket, outcome)
             if isinstance(got, Completion):
@@ -121,11 +136,13 @@ class ApiAgent:
     def _refuses_structure(self, failure: Failure) -> bool:
         return self._config.structured == "auto" and failure.cause is Rejected and NO_STRUCTURE.search(failure.told) is not None
 
-    def _outcome(self, got: Completion | Failure) -> Outcome:
-        usd = self._usd(got.tokens_in, got.tokens_out)
+    def _outcome(self, got: Completion | Failure, prompt: int) -> Outcome:
+        """What an attempt cost. Of one that was read but never answered the prompt counts: it may well be billed."""
+        read = prompt if isinstance(got, Failure) and got.cause in UNCOUNTED and not got.tokens_in else got.tokens_in
+        usd = self._usd(read, got.tokens_out)
         if isinstance(got, Completion):
-            return Outcome("ok", got.tokens_in, got.tokens_out, usd)
-        return Outcome(got.cause.__name__, got.tokens_in, got.tokens_out, usd, got.retry_after_s)
+            return Outcome("ok", read, got.tokens_out, usd)
+        return Outcome(got.cause.__name__, read, got.tokens_out, usd, got.retry_after_s)
 
     def _usd(self, tokens_in: int, tokens_out: int) -> float:
         price = self._config.price

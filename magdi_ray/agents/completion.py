@@ -62,6 +62,13 @@ BY_STATUS: dict[int, type[CallFailed]] = {
     529: Overloaded,
 }
 
+SCHEMA_TOKENS = estimate_tokens(json.dumps(RESPONSE_FORMAT))
+"""What the schema adds to a prompt, as providers put it there."""
+
+
+NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
+"""Codes of a 429 that no waiting mends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -130,14 +137,15 @@ def read_completion(content: bytes, messages: Sequence[Message], model: str) -> 
         text = _text(message.get("content"))
         usage = whole.get("usage") or {}
         tokens_in = int(usage.get("prompt_tokens") or estimate_prompt(messages))
-        tokens_out = int(usage["completion_tokens"] if "completion_tokens" in usage else estimate_tokens(text))
+        written = usage.get("completion_tokens")
+        tokens_out = estimate_tokens(text) if written is None else int(written)
         ended, refusal = choice.get("finish_reason"), message.get("refusal")
     except (ValueError, KeyError, TypeError, AttributeError):
         return Failure(Malformed, "No chat completion but something else", content[:1000].decode(errors="replace"))
     cost = {"tokens_in": tokens_in, "tokens_out": tokens_out}
     if ended == "content_filter" or (refusal and not text):
         return Failure(Refused, "The reply was refused", str(refusal or "content filter"), **cost)
-    if not text or text.isspace():
+    if (not text or text.isspace()) and ended != "length":  # a model that thought up to its bound would do so again
         return Failure(Empty, "A completion without text", f"finish_reason {ended!r}", **cost)
     return Completion(text, tokens_in, tokens_out, "length" if ended == "length" else "stop", str(whole.get("model") or model))
 
@@ -146,6 +154,8 @@ def read_refusal(status: int, body: object, headers: Mapping[str, str]) -> Failu
     """What an HTTP status of 400 or more means. `body` is parsed JSON, or text where it was none."""
     told = _message(body)
     cause = BY_STATUS.get(status, ServerFailed if status >= 500 else Rejected)
+    if cause is RateLimited and any(code in str(body) for code in NO_CREDIT):
+        cause = Unauthorised
     if cause is Rejected and "content_filter" in str(body):
         cause = Refused
     return Failure(cause, f"HTTP {status}", told, retry_after(headers))

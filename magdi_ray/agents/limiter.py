@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from magdi_ray.agents.admission import UNSENT, Ask, Desk, Outcome, Ticket, resolve
 from magdi_ray.agents.budget import Budget, Spend
@@ -27,6 +27,8 @@ LEASE_S = 30.0
 """Grants and asks of a worker that was silent for so long are taken back."""
 RENEWED_S = 5.0
 """A worker that holds any speaks at least so often."""
+UNAVAILABLE_S = 0.5
+"""Seconds between two attempts to reach an actor that lives and cannot be reached."""
 SPACING_S = 0.008
 """Seconds between two exchanges of one worker."""
 
@@ -63,6 +65,8 @@ class Lease:
     refused: list[int] = field(default_factory=list)
     out: set[int] = field(default_factory=set)
     """Told, and not yet returned."""
+    last: tuple[int, Answer] | None = None
+    """Its latest exchange, and what it was told."""
 
 
 class Leases:
@@ -74,10 +78,16 @@ class Leases:
         self._clock = clock
         self._of: dict[str, Lease] = {}
 
-    def exchange(self, worker: str, asks: Sequence[AskRow], reports: Sequence[ReportRow]) -> Answer:
-        """Take what a worker reports and asks, and tell it what was decided for it. Never waits."""
+    def exchange(self, worker: str, asks: Sequence[AskRow], reports: Sequence[ReportRow], *, serial: int = 0) -> Answer:
+        """Take what a worker reports and asks, and tell it what was decided for it. Never waits.
+
+        An exchange whose answer got lost is repeated under its `serial`, and gets that answer again.
+        """
         fresh = worker not in self._of
         lease = self._of.setdefault(worker, Lease(self._clock()))
+        if serial and lease.last is not None and lease.last[0] == serial:
+            lease.seen_at = self._clock()
+            return lease.last[1]
         lease.seen_at = self._clock()
         self.expire()
         for number, provider, agent, outcome in reports:
@@ -93,15 +103,19 @@ class Leases:
             self._desk.hand_out((worker, number))
         lease.out.update(granted)
         budget = self._desk.budget
-        return Answer(granted, refused, budget.reason or "", self._desk.hint(), fresh, budget.bounded)
+        answer = Answer(granted, refused, budget.reason or "", self._desk.hint(), fresh, budget.bounded)
+        lease.last = (serial, answer)
+        return answer
 
     def expire(self) -> None:
         """Take back what workers hold that were silent for too long."""
         silent = self._clock() - self._lease_s
         for worker in [worker for worker, lease in self._of.items() if lease.seen_at < silent]:
             lease = self._of.pop(worker)
-            for number in lease.waiting | set(lease.granted):
-                self._desk.lose((worker, number), granted=number not in lease.waiting)
+            for number in lease.waiting:
+                self._desk.lose((worker, number), granted=False)
+            for number in lease.granted:  # not told yet, so not sent
+                self._desk.retract((worker, number))
             for number in lease.out:
                 self._desk.lose((worker, number), granted=True)
 
@@ -128,9 +142,9 @@ class Limiter:
         self._desk = Desk(limits, budget=Budget(usd=budget_usd, tokens=budget_tokens, spent=spent))
         self._leases = Leases(self._desk, lease_s=lease_s)
 
-    async def exchange(self, worker: str, asks: Sequence[AskRow], reports: Sequence[ReportRow]) -> Answer:
+    async def exchange(self, worker: str, serial: int, asks: Sequence[AskRow], reports: Sequence[ReportRow]) -> Answer:
         """See `Leases.exchange`."""
-        return self._leases.exchange(worker, asks, reports)
+        return self._leases.exchange(worker, asks, reports, serial=serial)
 
     async def read(self) -> dict[str, Any]:
         """See `Desk.read`."""
@@ -224,7 +238,7 @@ class LimiterClient:
             self._wake.clear()
             try:
                 self.exchanges += 1
-                answer: Answer = await self._actor.exchange.remote(self.worker, asks, reports)
+                answer = await self._tell(asks, reports)
             except RayError as error:
                 self._fail(error)
                 return
@@ -234,6 +248,19 @@ class LimiterClient:
             pause = answer.hint_s - SPACING_S if self._waiting else RENEWED_S if self._out else 0.0
             if pause > 0 and not self._wake.is_set():
                 await _event(self._wake, pause)
+
+    async def _tell(self, asks: list[AskRow], reports: list[ReportRow]) -> Answer:
+        """One exchange, repeated while the network between here and the actor is down."""
+        serial, tries = self.exchanges, 0
+        while True:
+            try:
+                answer: Answer = await self._actor.exchange.remote(self.worker, serial, asks, reports)
+                return answer
+            except ActorUnavailableError:
+                tries += 1
+                if tries * UNAVAILABLE_S >= LEASE_S:
+                    raise
+                await asyncio.sleep(UNAVAILABLE_S)
 
     def _take(self, answer: Answer, asked: set[int]) -> None:
         if answer.fresh:  # what was asked before this exchange is forgotten there

@@ -43,6 +43,12 @@ RETRY_SECONDS = 60.0
 UPSCALE_SECONDS = 5.0
 """So long must the load stay for another copy to start; a debate's load comes at once and stays for long."""
 
+LOOK_SECONDS = 30.0
+"""A request that waits longer looks every so often whether its engine still has a replica."""
+
+LOST_SECONDS = 600.0
+"""Without a running replica for so long, an engine is given up; loading large weights anew takes minutes."""
+
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
 """The line of a traceback that names the exception."""
 
@@ -240,7 +246,7 @@ async def ask_replica(
         reraise=True,
     )
     try:
-        return await retrying(_ask_once, handle, tuple(messages), sampling)
+        return await retrying(_ask_once, handle, tuple(messages), sampling, name)
     except RETRIED as error:
         raise EngineError(
             f"Replicas of engine {name!r} kept dying for {retry_s:.0f} s of retries: {_first_line(error)}"
@@ -258,14 +264,40 @@ def _replica_lost(error: BaseException) -> bool:
     return isinstance(error.cause if isinstance(error, RayTaskError) else error, RETRIED)
 
 
-async def _ask_once(handle: DeploymentHandle[EngineReplica], messages: tuple[Message, ...], sampling: Sampling) -> Reply:
+async def _ask_once(
+    handle: DeploymentHandle[EngineReplica], messages: tuple[Message, ...], sampling: Sampling, name: str
+) -> Reply:
     response = handle.generate.remote(messages, sampling)
+    waiting: asyncio.Future[Reply] = asyncio.ensure_future(_reply(response))
+    alone = 0.0
     try:
-        reply: Reply = await response
-        return reply
-    except asyncio.CancelledError:
-        response.cancel()
-        raise
+        while not (await asyncio.wait({waiting}, timeout=LOOK_SECONDS))[0]:
+            # Serve holds a request for as long as there is no replica to give it to, without a word.
+            alone = alone + LOOK_SECONDS if await asyncio.to_thread(stands_still, name) else 0.0
+            if alone >= LOST_SECONDS:
+                raise EngineError(f"Engine {name!r} has had no running replica for {alone:.0f} s. {_words_of(name)}".strip())
+        return waiting.result()
+    finally:
+        if not waiting.done():
+            waiting.cancel()
+            response.cancel()
+
+
+async def _reply(response: Any) -> Reply:
+    reply: Reply = await response
+    return reply
+
+
+def stands_still(app: str) -> bool:
+    """Whether an application is deployed and no replica of it runs."""
+    status = serve.status().applications.get(app)
+    replicas = [d.replica_states.get("RUNNING", 0) for d in status.deployments.values()] if status else [1]
+    return not any(replicas)
+
+
+def _words_of(app: str) -> str:
+    status = serve.status().applications.get(app)
+    return _own_words(status) if status else ""
 
 
 def _first_line(error: BaseException) -> str:

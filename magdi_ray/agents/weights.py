@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
@@ -74,6 +75,14 @@ def base_and_adapter(name: str) -> tuple[str, str | None]:
 def is_adapter(directory: str | Path) -> bool:
     """Whether a directory holds a PEFT adapter instead of full weights."""
     return (Path(directory) / "adapter_config.json").is_file()
+
+
+def model_directories(names: Iterable[str]) -> list[str]:
+    """Where the files of some models are, the base of an adapter that stands alone among them."""
+    found = []
+    for name in map(resolve_model, names):
+        found += [name, resolve_model(adapter_base(name))] if is_adapter(name) else [name]
+    return found
 
 
 def adapter_base(directory: str | Path) -> str:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from magdi_ray.config.sections import RunConfig
+from magdi_ray.config.sections import UNQUOTED, RunConfig
 from magdi_ray.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -141,6 +141,8 @@ def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]
             lines.append(f"{where}: unknown key; {hint}")
         elif error["type"] == "missing":
             lines.append(f"{where}: required, but not given")
+        elif error["type"] == UNQUOTED:
+            lines.append(f"{where}: {error['msg']}")
         elif error["type"] == "union_tag_invalid":
             lines.append(_unknown_kind(where, error["ctx"]))
         else:

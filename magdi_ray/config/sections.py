@@ -5,18 +5,29 @@ This module knows nothing of the stages; they are handed their section. A knob e
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from magdi_ray.agents.base import Sampling
 from magdi_ray.agents.weights import split_adapter
-from magdi_ray.config.base import Section, absolute, operational
+from magdi_ray.config.base import Section, absolute, operational, shaping
 from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
 
+UNQUOTED = "unquoted"
+"""Kind of a mistake whose value must not be quoted."""
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+def plain_shape(engine: Section) -> dict[str, Any]:
+    """Shaping settings that differ from their defaults, so that a field added later leaves earlier replies as they are."""
+    return {name: value for name, value in shaping(engine).items() if value != type(engine).model_fields[name].get_default()}
 
 
 class TinyTask(Section):
@@ -87,6 +98,10 @@ class TransformersEngine(Section):
         """What local files it reads; they count by their content."""
         return model_files(self.model)
 
+    def request(self) -> dict[str, Any]:
+        """What shapes a reply, local files aside: settings that differ from their defaults."""
+        return plain_shape(self)
+
     def located(self) -> TransformersEngine:
         """The same engine with a local directory made absolute: workers have working directories of their own."""
         return self.model_copy(update={"model": located_model(self.model)})
@@ -101,6 +116,10 @@ class RecordedEngine(Section):
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""
         return (self.path,)
+
+    def request(self) -> dict[str, Any]:
+        """What shapes a reply, local files aside: settings that differ from their defaults."""
+        return plain_shape(self)
 
     def located(self) -> RecordedEngine:
         """The same engine with its file made absolute."""
@@ -135,8 +154,8 @@ class ApiEngine(Section):
     type: Literal["api"]
     model: str = Field(min_length=1)
     base_url: str = Field("https://api.openai.com/v1", pattern=r"^https?://")
-    api_key_env: str | None = operational(None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    """Name of the environment variable that holds the key (never the key itself); None sends none."""
+    api_key_env: str | None = operational(None)
+    """Name of the environment variable that holds the key (never the key itself), in capitals; None sends none."""
     system_prompt: str | None = None
     """Sent before the conversation; None sends nothing."""
     structured: Literal["auto", "always", "never"] = "auto"
@@ -156,10 +175,30 @@ class ApiEngine(Section):
     max_attempts: int = operational(6, ge=1)
     """Times a request is sent before its failure is final."""
 
+    @field_validator("api_key_env")
+    @classmethod
+    def _no_key(cls, value: str | None) -> str | None:
+        # The value is not quoted: whoever mistakes the field has pasted a key into it.
+        if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
+            raise PydanticCustomError(UNQUOTED, "names an environment variable (capitals, digits, _), never the key itself")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise PydanticCustomError(UNQUOTED, "has no room for credentials, a query or a fragment: keys go by api_key_env")
+        return value.rstrip("/")
+
     @property
     def provider(self) -> str:
         """Who is asked: agents with equal providers share one limiter."""
-        return f"{self.base_url.rstrip('/')}#{self.api_key_env or ''}"
+        return f"{self.base_url}#{self.api_key_env or ''}"
+
+    def request(self) -> dict[str, Any]:
+        """What shapes a reply: settings that differ from their defaults, but for those that only say when to ask again."""
+        return {name: value for name, value in plain_shape(self).items() if name != "repair"}
 
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""
@@ -179,13 +218,17 @@ class VllmEngine(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: int | None = Field(None, ge=1)
     """Tokens of prompt and reply together; None takes the model's own."""
-    engine_kwargs: dict[str, Any] = operational({})
-    """Further arguments of vLLM's engine, under its own names."""
+    engine_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of vLLM's engine, under its own names; they count as shaping replies (quantization does)."""
     system_prompt: str | None = None
 
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""
         return model_files(self.model)
+
+    def request(self) -> dict[str, Any]:
+        """What shapes a reply, local files aside: settings that differ from their defaults."""
+        return plain_shape(self)
 
     def located(self) -> VllmEngine:
         """The same engine with local directories made absolute."""

@@ -6,14 +6,19 @@ It knows neither Ray nor files. What an engine does wrong becomes data, never a 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from magdi_ray.agents.base import Message, Reply, Sampling, derive_seed
+from magdi_ray.agents.failures import Empty, Refused, Rejected
 from magdi_ray.debate.reading import merge_repair, read_turn, repair_messages
 from magdi_ray.debate.transcript import Ask, Debate, DebateProtocol
 from magdi_ray.tasks.base import Question
+
+AGAIN = 10_000
+"""More samples than any protocol draws from one conversation."""
 
 
 class Teacher(Protocol):
@@ -46,9 +51,16 @@ async def hold_debate(protocol: DebateProtocol, question: Question, *, seats: Ma
     The random draw of a seeded seat's reply is fixed by `seed`, the question, the agent, the round and the sample.
     """
     debate = protocol.start(question, list(seats))
+    asked: Counter[tuple[str, tuple[Message, ...], int]] = Counter()
     try:
         while asks := protocol.next_asks(debate):
-            draws = (_reply(protocol, question, ask, seats[ask.agent], seed) for ask in asks)
+            # Words that were sent before (nobody could be understood, say) are to bring another reply this time.
+            again = [asked[ask.agent, ask.messages, ask.sample] for ask in asks]
+            asked.update((ask.agent, ask.messages, ask.sample) for ask in asks)
+            draws = (
+                _reply(protocol, question, replace(ask, sample=ask.sample + AGAIN * times), seats[ask.agent], seed)
+                for ask, times in zip(asks, again, strict=True)
+            )
             # Every call of the round is awaited, also beside a failed one: what was paid for is worth keeping.
             found = await asyncio.gather(*draws, return_exceptions=True)
             replies = [reply for reply in found if isinstance(reply, Reply)]
@@ -69,4 +81,9 @@ async def _reply(protocol: DebateProtocol, question: Question, ask: Ask, seat: S
     reply = await seat.teacher.generate(ask.messages, sampling, sample=sample)
     if not seat.repair or read_turn(protocol.task, question, ask, reply).status == "ok":
         return reply
-    return merge_repair(reply, await seat.teacher.generate(repair_messages(ask, reply), sampling, sample=sample))
+    if reply.finish_reason == "length" and not reply.text.strip():
+        return reply  # it thought up to its bound, and would do so again
+    try:
+        return merge_repair(reply, await seat.teacher.generate(repair_messages(ask, reply), sampling, sample=sample))
+    except (Rejected, Refused, Empty):
+        return reply  # an unread reply is worth more than none

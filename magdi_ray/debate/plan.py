@@ -14,6 +14,7 @@ from itertools import islice
 
 from magdi_ray.agents.base import Reply
 from magdi_ray.agents.budget import Spend
+from magdi_ray.agents.completion import SCHEMA_TOKENS
 from magdi_ray.agents.estimate import estimate_prompt, estimate_tokens
 from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, TransformersEngine
 from magdi_ray.debate.transcript import Ask, Debate, DebateProtocol
@@ -61,7 +62,7 @@ def plan_debates(
     Raises:
         ConfigError: there is no question, or the task reads no answer that could be made up.
     """
-    sample = list(islice(questions, 0, None, max(1, count // SAMPLE)))[:SAMPLE]
+    sample = list(islice(questions, 0, None, max(1, -(-count // SAMPLE))))[:SAMPLE]
     if not sample:
         raise ConfigError("There is no question to plan for.")
     made_up = Rehearsal(config, protocol, _answers(protocol, sample), random.Random(seed))
@@ -90,6 +91,7 @@ class Rehearsal:
     def __init__(self, config: DebateConfig, protocol: DebateProtocol, answers: Sequence[str], random: random.Random) -> None:
         self.config, self.protocol, self.answers, self.random = config, protocol, answers, random
         self.system = {a.name: getattr(a.engine, "system_prompt", None) or "" for a in config.agents}
+        self.schema = {a.name: SCHEMA_TOKENS if _structured(a) else 0 for a in config.agents}
 
     def play(self, question: Question, spent: dict[str, Spend]) -> int:
         """Play one debate, adding what it costs to `spent`; returns its rounds."""
@@ -115,8 +117,12 @@ class Rehearsal:
         length = self.config.estimate.reply_tokens
         text = "so " * max(0, length - estimate_tokens(closing)) + closing
         system = self.system[ask.agent]
-        prompt = estimate_prompt(ask.messages) + (estimate_tokens(system) + 4 if system else 0)
+        prompt = estimate_prompt(ask.messages) + (estimate_tokens(system) + 4 if system else 0) + self.schema[ask.agent]
         return Reply(text, prompt, length, None, "stop", "made up")
+
+
+def _structured(agent: AgentConfig) -> bool:
+    return isinstance(agent.engine, ApiEngine) and agent.engine.structured != "never"
 
 
 def _answers(protocol: DebateProtocol, sample: Sequence[Question]) -> list[str]:

@@ -53,12 +53,20 @@ def split_confidence(text: str) -> Statement:
     Must run before the answer is read, or the confidence would be read as the answer of an arithmetic question. A statement is
     taken out even where its value means nothing ("Confidence: 140"); the confidence is then None.
     """
-    found = [*STATED.finditer(text)] or [m for m in PERSONAL.finditer(text) if m["unit"] or m["whole"]]
+    found = [*STATED.finditer(text, _first_mention(text))] or [m for m in PERSONAL.finditer(text) if m["unit"] or m["whole"]]
     if not found:
         return Statement(text, None)
     for match in reversed(found):
         text = text[: match.start()] + text[match.end() :]
     return Statement(text.strip(), _share(found[-1]))
+
+
+def _first_mention(text: str) -> int:
+    """Where the search for "confidence" may begin; what may stand before the word is "(my"."""
+    if not text.isascii():
+        return 0  # beyond ASCII, letters such as "ı" count as others
+    at = text.lower().find("confidence")
+    return len(text) if at < 0 else max(0, len(text[:at].rstrip()) - len("(my"))
 
 
 def _share(match: re.Match[str]) -> float | None:

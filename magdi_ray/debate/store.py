@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ TURN = pa.struct(
         pa.field("role", pa.string(), nullable=False),
     ]
 )
+
+TURN_FIELDS = tuple(field.name for field in fields(Turn))
 
 DEBATE_SCHEMA = pa.schema(
     [
@@ -57,7 +59,7 @@ def to_row(debate: Debate) -> dict[str, Any]:
         "split": question.split,
         "agents": list(debate.agents),
         "protocol": debate.protocol,
-        "turns": [asdict(turn) for turn in debate.turns],
+        "turns": [{name: getattr(turn, name) for name in TURN_FIELDS} for turn in debate.turns],
         "answer": debate.answer,
         "agreement": debate.agreement,
         "stopped": debate.stopped,

@@ -6,7 +6,7 @@ task's own message), `question` (`id`, `text`) and `round`; what else, its proto
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from magdi_ray.agents.base import Message
 from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate
-from magdi_ray.tasks.base import Task
+from magdi_ray.tasks.base import Question, Task
 
 
 class Templates(BaseModel):
@@ -52,9 +52,21 @@ def compile_template(source: str) -> Template:
 
 def user_message(template: str, task: Task, debate: Debate, *, round_: int | None = None, **variables: Any) -> Message:
     """A template filled in for the coming round of a debate (or an earlier one, to say again what was said then)."""
-    common = {"prompt": task.prompt(debate.question), "question": debate.question}
     round_ = debate.rounds if round_ is None else round_
-    return Message("user", compile_template(template).render(**common, round=round_, **variables))
+    if not variables:
+        return _plain_message(template, task, debate.question, round_)
+    return Message("user", _render(template, task, debate.question, round_, variables))
+
+
+@lru_cache(maxsize=1024)  # all agents are asked in the same words
+def _plain_message(template: str, task: Task, question: Question, round_: int) -> Message:
+    """A template that sees nothing but the question."""
+    return Message("user", _render(template, task, question, round_, {}))
+
+
+def _render(template: str, task: Task, question: Question, round_: int, variables: Mapping[str, Any]) -> str:
+    common = {"prompt": task.prompt(question), "question": question, "round": round_}
+    return compile_template(template).render(**common, **variables)
 
 
 def views(

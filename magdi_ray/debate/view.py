@@ -12,10 +12,11 @@ from typing import Any
 from rich.table import Table
 
 from magdi_ray.agents.budget import Spend
-from magdi_ray.config.sections import EstimateConfig
+from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books
 from magdi_ray.debate.plan import Plan
 from magdi_ray.progress import Progress
+from magdi_ray.runs import write_atomically
 
 LOG_SECONDS = 10.0
 """Between two lines of the stage in the run's log."""
@@ -24,8 +25,9 @@ LOG_SECONDS = 10.0
 class View:
     """What a person, and the run's log, are told of a running stage."""
 
-    def __init__(self, rows: int, budget_usd: float | None, log: Path) -> None:
-        self.rows, self.budget_usd, self.log = rows, budget_usd, log
+    def __init__(self, rows: int, budget_usd: float | None, *, log: Path, waste: Path) -> None:
+        self.rows, self.budget_usd, self.log, self.waste = rows, budget_usd, log, waste
+        self.wasted = read_waste(waste)
         self.started = time.monotonic()
         self.logged = self.started
 
@@ -34,6 +36,8 @@ class View:
         now = time.monotonic()
         spend = sum(state["spend"].values(), Spend())
         progress.update(books.debates, note=self.note(books, spend, now - self.started))
+        if state["wasted"]:
+            write_waste(self.waste, self.wasted, state["wasted"])
         if now - self.logged >= LOG_SECONDS:
             self.logged = now
             line = {"stage": "debates", "debates": books.debates, "failed": books.failed, **asdict(spend)}
@@ -61,6 +65,17 @@ def _duration(seconds: float) -> str:
     return f"{hours:.1f} h" if hours >= 1.5 else f"{minutes:.0f} min" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
+def read_waste(file: Path) -> dict[str, Spend]:
+    """What failed calls of earlier attempts cost, by agent."""
+    return {agent: Spend(**row) for agent, row in json.loads(file.read_text(encoding="utf-8")).items()} if file.is_file() else {}
+
+
+def write_waste(file: Path, before: Mapping[str, Spend], since: Mapping[str, Spend]) -> None:
+    """Keep what failed calls cost: `before` this attempt, and `since` it began."""
+    both = {agent: before.get(agent, Spend()) + since.get(agent, Spend()) for agent in {*before, *since}}
+    write_atomically(file, json.dumps({agent: asdict(spend) for agent, spend in sorted(both.items())}))
+
+
 def plan_table(plan: Plan, paid: Spend) -> Table:
     """A plan, an agent a line; `paid` is what the run's reply store already holds."""
     table = Table(title=f"{plan.questions} questions", title_justify="left")
@@ -76,14 +91,19 @@ def plan_table(plan: Plan, paid: Spend) -> Table:
     return table
 
 
-def plan_remarks(plan: Plan, assumed: EstimateConfig) -> list[str]:
+def plan_remarks(plan: Plan, config: DebateConfig) -> list[str]:
     """What a plan rests on, in sentences."""
+    assumed, total = config.estimate, plan.total
     remarks = [
         f"Time: about {_duration(plan.seconds)} ({plan.seconds / 3600:.2f} h), set by {plan.bound}.",
         f"At most {plan.calls_at_most} calls, if no debate stopped early.",
         f"Assumed (debate.estimate): {assumed.agreement:.0%} of the debates agree in a round, {assumed.reply_tokens} tokens and "
         f"{assumed.seconds_per_reply:g} s a reply. Prompts are counted by rule of thumb.",
     ]
+    if config.budget_usd is not None and total.usd > config.budget_usd:
+        remarks.append(f"More than debate.budget_usd = ${config.budget_usd:g} allows: the run would stop before its end.")
+    if config.budget_tokens is not None and total.tokens_in + total.tokens_out > config.budget_tokens:
+        remarks.append(f"More than debate.budget_tokens = {config.budget_tokens} allows: the run would stop before its end.")
     if plan.unpriced:
         remarks.append(f"No price is configured for {', '.join(plan.unpriced)}: engine.price has dollars per million tokens.")
     return remarks

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from magdi_ray.cluster import root_cause
 from magdi_ray.config.base import content_hash
 from magdi_ray.config.distil import ScalingConfig
 from magdi_ray.distill.loop import Job, run_training
@@ -103,12 +104,3 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
         traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
         raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(error)}") from error
     return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
-
-def root_cause(error: BaseException) -> str:
-    """The innermost worker error, as "Class: message"."""
-    inner = getattr(error, "worker_failures", None) or getattr(error, "worker_errors", None)
-    if isinstance(inner, dict) and inner:
-        return "; ".join(f"worker {rank}: {root_cause(e)}" for rank, e in list(inner.items())[:2])
-    cause = getattr(error, "cause", None) or error.__cause__
-    return root_cause(cause) if isinstance(cause, BaseException) else f"{type(error).__name__}: {error}".strip()

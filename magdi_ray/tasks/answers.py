@@ -34,6 +34,9 @@ MAX_CLAUSE = 400
 MAX_TRIED = 50
 """Boxes and statements looked into, from the end."""
 
+PLAIN = re.compile(r"-?[1-9][0-9]{0,200}|0")
+"""A number that is in normal form already, as nearly all are that were read before."""
+
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}|([0-9])\s*([0-9]))")
@@ -64,11 +67,13 @@ _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")
 
 def read_number(text: str) -> str | None:
     """The answer a text gives, in normal form; None when it gives none."""
+    if PLAIN.fullmatch(text):
+        return text
     text = clean(text)
     for match in reversed(list(_BOXED.finditer(text))[-MAX_TRIED:]):
         if held := set(_result(_box(text, match.end()))):
             return normal_form(held.pop()) if len(held) == 1 else None
-    for match in reversed(list(_STATEMENT.finditer(text))[-MAX_TRIED:]):
+    for match in reversed(list(_STATEMENT.finditer(text, _first_statement(text)))[-MAX_TRIED:]):
         clause = _clause(text, match.end())
         if _UNKNOWN.match(clause):
             return None
@@ -113,10 +118,15 @@ def numbers(text: str) -> list[Fraction]:
 
 def clean(text: str) -> str:
     r"""One spelling for what has many: minus signs, `\$`, `1{,}200`, `1\,200`, `\frac{1}{2}`, `\text{}`, "½"."""
-    text = text.translate({0x2212: "-", 0xFE63: "-", 0xFF0D: "-", 0x2044: "/"})
-    for glyph, plain in VULGAR.items():
-        text = re.sub(rf"(?<=[0-9]){glyph}", f" {plain}", text).replace(glyph, plain)
-    text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%")
+    if not text.isascii():
+        text = text.translate({0x2212: "-", 0xFE63: "-", 0xFF0D: "-", 0x2044: "/"})
+        for glyph, plain in VULGAR.items():
+            if glyph in text:
+                text = re.sub(rf"(?<=[0-9]){glyph}", f" {plain}", text).replace(glyph, plain)
+    text = text.replace("{,}", ",")
+    if text.isascii() and "\\" not in text:
+        return text  # all that follows looks for a backslash or a space of Unicode's
+    text = text.replace("\\$", "$").replace("\\%", "%")
     text = re.sub(r"(?<=[0-9])(?:\\[,!;]|[\u00a0\u2009\u202f])(?=[0-9]{3}(?![0-9]))", ",", text)
     text = re.sub(r"(?<=,)\\!(?=[0-9]{3})", "", text)
     text = _LATEX_FRACTION.sub(_plain_fraction, text)
@@ -135,6 +145,15 @@ def _box(text: str, start: int) -> str:
         depth += {"{": 1, "}": -1}.get(text[end], 0)
         end += 1
     return text[start : end - (depth == 0)]
+
+
+def _first_statement(text: str) -> int:
+    """Where the search for statements may begin: most of a reply is reasoning, through which it would go letter by letter."""
+    if not text.isascii():
+        return 0  # beyond ASCII, letters such as "ſ" count as others
+    lower = text.lower()
+    line = lower.rfind("\n", 0, lower.find("a:") + 1) + 1 if "a:" in lower else -1
+    return min((at for at in (text.find("####"), lower.find("answer"), line) if at >= 0), default=len(text))
 
 
 def _clause(text: str, start: int) -> str:

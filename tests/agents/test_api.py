@@ -20,7 +20,7 @@ from magdi_ray.agents.admission import LocalLimiter
 from magdi_ray.agents.api import ApiAgent
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.budget import Budget, Spend
-from magdi_ray.agents.completion import Failure, read_completion, read_refusal, request_body, retry_after
+from magdi_ray.agents.completion import Completion, Failure, read_completion, read_refusal, request_body, retry_after
 from magdi_ray.agents.load import load_engine
 from magdi_ray.config.sections import ApiEngine, Limits, Price
 from magdi_ray.errors import ConfigError
@@ -234,3 +234,24 @@ for _ in range(2):
 """
     ended = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, check=True)
     assert "nclosed" not in ended.stderr
+
+
+def test_a_spent_quota_is_no_rate_limit() -> None:
+    body = {"error": {"message": "You exceeded your current quota.", "code": "insufficient_quota"}}
+    assert read_refusal(429, body, {}).cause is failures.Unauthorised
+
+
+def test_a_model_that_thought_up_to_its_bound_is_not_asked_again() -> None:
+    choice = {"message": {"content": ""}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 9, "completion_tokens": 300}
+    got = read_completion(json.dumps({"choices": [choice], "usage": usage}).encode(), [], "m")
+    assert isinstance(got, Completion)
+    assert (got.text, got.finish_reason, got.tokens_out) == ("", "length", 300)
+
+
+def test_a_count_that_is_null_is_estimated() -> None:
+    choice = {"message": {"content": "The answer is 7."}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 9, "completion_tokens": None}
+    got = read_completion(json.dumps({"choices": [choice], "usage": usage}).encode(), [], "m")
+    assert isinstance(got, Completion)
+    assert got.tokens_out == 5

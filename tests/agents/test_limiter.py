@@ -208,3 +208,34 @@ def test_four_workers_together_keep_the_providers_window(actors: list[Any]) -> N
     most = max(sum(start <= t < start + 10.0 for t in times) for start in times)
     assert most == 100
     assert len(times) > 100
+
+
+def test_an_exchange_whose_answer_got_lost_is_answered_again_and_counted_once() -> None:
+    leases, desk = leases_of(Clock(), concurrency=2)
+    first = leases.exchange("x", asks(1, 2, 3), [], serial=1)
+    assert leases.exchange("x", asks(1, 2, 3), [], serial=1) == first
+    done = [(1, "p", "ada", OK)]
+    assert leases.exchange("x", [], done, serial=2).granted == [3]
+    assert leases.exchange("x", [], done, serial=2).granted == [3]
+    assert desk.read()["spend"]["ada"].calls == 1
+    assert desk.paces["p"].out == 2
+
+
+def test_a_grant_nobody_was_told_of_costs_nothing() -> None:
+    clock = Clock()
+    leases, desk = leases_of(clock, Budget(usd=1.5), concurrency=1)
+    leases.exchange("told", asks(1), [])
+    leases.exchange("untold", asks(1), [])
+    leases.exchange("told", [], [(1, "p", "ada", Outcome("unsent"))])  # which grants the other's call, and does not say so yet
+    clock.now = 31.0
+    leases.expire()
+    assert desk.paces["p"].out == 0
+    assert desk.read()["wasted"] == {}
+    assert leases.exchange("new", asks(1), []).granted == [1]
+
+
+def test_what_a_failed_call_cost_is_known_apart() -> None:
+    leases, desk = leases_of(Clock(), concurrency=2)
+    leases.exchange("x", asks(1, 2), [])
+    leases.exchange("x", [], [(1, "p", "ada", OK), (2, "p", "ada", Outcome("TimedOut", 7, 0, 0.2))])
+    assert desk.read()["wasted"] == {"ada": Spend(1, 7, 0, 0.2)}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines
+from magdi_ray.agents.pool import PooledEngine, PoolSpec, ask_replica, deploy_engines, retire_engines
 from magdi_ray.agents.recorded import record
 from magdi_ray.config.sections import RecordedEngine, TransformersEngine
 from magdi_ray.errors import EngineError
@@ -118,3 +120,24 @@ def test_a_pool_grows_to_its_largest_number_of_replicas_while_requests_wait(pool
 
     assert running_replicas("bob") == 1
     assert asyncio.run(run()) == [FOUR] * 150
+
+
+def test_an_engine_without_a_replica_is_given_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magdi_ray.agents.pool.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("magdi_ray.agents.pool.LOST_SECONDS", 0.03)
+    monkeypatch.setattr("magdi_ray.agents.pool.stands_still", lambda app: True)
+    monkeypatch.setattr("magdi_ray.agents.pool._words_of", lambda app: "RuntimeError: no memory")
+
+    class Never:
+        def remote(self, *_: object) -> Never:
+            return self
+
+        def __await__(self) -> Generator[Any, None, None]:
+            return asyncio.sleep(60).__await__()
+
+        def cancel(self) -> None:
+            pass
+
+    handle = SimpleNamespace(generate=Never())
+    with pytest.raises(EngineError, match=r"no running replica for 0 s\. RuntimeError: no memory"):
+        asyncio.run(ask_replica(handle, [Message("user", "?")], Sampling(), name="lost"))  # type: ignore[arg-type]

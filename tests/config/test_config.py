@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,19 @@ def test_the_json_schema_knows_every_section_and_what_its_fields_mean() -> None:
     schema = config_schema()
     assert set(RunConfig.model_fields) == set(schema["properties"])
     assert "held out" in schema["$defs"]["GraphSource"]["properties"]["test"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("api_key_env", "sk-proj-SECRETabc123", "names an environment variable"),
+        ("api_key_env", "AIzaSECRETabc", "names an environment variable"),
+        ("base_url", "https://me:SECRET@host/v1", "no room for credentials"),
+        ("base_url", "https://host/v1?key=SECRET", "no room for credentials"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_refused_and_not_repeated(tmp_path: Path, field: str, value: str, said: str) -> None:
+    engine = {"type": "api", "model": "m", field: value}
+    with pytest.raises(ConfigError, match=said) as refused:
+        load(tmp_path, MINIMAL, f"debate.agents.0.engine={json.dumps(engine)}")
+    assert "SECRET" not in str(refused.value)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.agents.failures import TimedOut
+from magdi_ray.agents.failures import Rejected, TimedOut
 from magdi_ray.debate.hold import Seat, hold_debate
 from magdi_ray.debate.reconcile import Reconcile
 from magdi_ray.debate.self_consistency import SelfConsistency
@@ -80,3 +80,19 @@ def test_what_still_cannot_be_read_is_an_unparsed_turn() -> None:
     one = Scripted(["I count apples.", "And pears."])
     debate = held(SelfConsistency(Gsm8k(), samples=1), one=Seat(one, Sampling(), repair=True))
     assert (debate.turns[0].answer, debate.turns[0].status, debate.error) == (None, "unparsed", None)
+
+
+def test_an_unread_reply_is_kept_where_the_provider_rejects_the_second_question() -> None:
+    one = Scripted(["I count apples.", Rejected("too long")])
+    debate = held(SelfConsistency(Gsm8k(), samples=1), one=Seat(one, Sampling(), repair=True))
+    assert (debate.error, debate.turns[0].text, debate.turns[0].status) == (None, "I count apples.", "unparsed")
+
+
+def test_words_that_were_sent_before_are_another_sample() -> None:
+    one, two = Scripted(["I cannot say."]), Scripted(["Nor can I."])
+    seats = {"one": Seat(one, Sampling(), seeded=False), "two": Seat(two, Sampling(), seeded=False, twin=1, twins=2)}
+    held(Reconcile(Gsm8k(), rounds=2), **seats)
+    asked = [(messages, sample) for messages, _, sample in one.asked]
+    assert len(asked) == 3
+    assert asked[1][0] == asked[2][0]
+    assert len({sample for _, sample in asked[1:]}) == 2
