@@ -111,6 +111,18 @@ def test_a_recipe_that_learns_from_an_absent_agent_is_refused(refused: Refused, 
     assert "zoe" in refused("run", TINY, "--out", tmp_path, "--set", recipe)
 
 
+def test_a_recipe_that_learns_only_from_critics_is_refused(refused: Refused, tmp_path: Path) -> None:
+    recipe = "distil.recipe={name: own, nodes: {agents: [ben]}, objectives: [{name: next_token}]}"
+    said = refused("run", TINY, "--out", tmp_path, "--set", recipe, "--set", "debate.protocol={name: critique}")
+    assert "would learn nothing" in said
+    assert "ben is a critic" in said
+
+
+def test_pools_that_would_leave_no_room_to_read_the_questions_are_refused(refused: Refused, tmp_path: Path) -> None:
+    grown = "debate.agents.0.replicas=[1, 4000]"
+    assert "largest pools want" in refused("debate", TINY, "--out", tmp_path, "--set", grown)
+
+
 def test_a_prompt_template_that_is_not_jinja_is_refused(refused: Refused, tmp_path: Path) -> None:
     prompts = "debate.protocol.prompts={initial: '{{ prompt', discussion: x}"
     assert "initial template is not valid jinja2" in refused("run", TINY, "--out", tmp_path, "--set", prompts)

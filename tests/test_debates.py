@@ -29,6 +29,7 @@ from tests.debates_at_scale import KEY, configuration, kill_family, magdi
 pytestmark = pytest.mark.cluster
 
 QUESTIONS, CONCURRENCY = 300, 24
+OPEN: dict[str, Any] = {"limits": {"concurrency": CONCURRENCY}, "api_key_env": None}
 
 
 def debates_of(run: Path) -> dict[str, Debate]:

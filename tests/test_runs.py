@@ -110,3 +110,15 @@ def test_files_a_run_starts_from_count_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "model" / "weights").write_text("two")
     assert file_hash(str(tmp_path / "model")) != before
     assert file_hash("org/on-the-hub") == ""
+
+
+def test_a_run_keeps_its_identity_when_it_is_taken_up_and_when_it_is_moved(tmp_path: Path, config: RunConfig) -> None:
+    first = Run(tmp_path / "first")
+    assert first.identity == ""
+    first.prepare(config, "if_possible")
+    name = first.identity
+    first.unlock()
+    first.root.rename(tmp_path / "second")
+    second = Run(tmp_path / "second")
+    second.prepare(config, "if_possible")
+    assert name == second.identity != ""
