@@ -32,8 +32,8 @@ import yaml
 from benchmarks.openai_server import running_server
 from magdi_ray.agents.api import ApiAgent
 from magdi_ray.agents.base import Sampling
+from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.protocols import ReconcileConfig
-from magdi_ray.config.sections import ApiEngine
 from magdi_ray.debate.hold import Seat, hold_debate
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.tasks.base import Question

@@ -29,7 +29,7 @@ from magdi_ray.agents.base import Message, Sampling
 from magdi_ray.agents.continuous import ContinuousAgent
 from magdi_ray.agents.transformers import TransformersAgent
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config.sections import TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
 
 END_TOKENS = {"config.json": "eos_token_id", "generation_config.json": "eos_token_id", "tokenizer_config.json": "eos_token"}
 """Where a model directory says how a reply ends."""

@@ -14,7 +14,8 @@ from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_ad
 from magdi_ray.cluster import COORDINATION, joins_cluster, machine
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, RecordedEngine, TransformersEngine, VllmEngine
+from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
+from magdi_ray.config.sections import AgentConfig, DebateConfig
 from magdi_ray.debate.load import load_protocol, rehearse
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version

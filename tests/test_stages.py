@@ -7,7 +7,8 @@ import pytest
 
 from magdi_ray.config import RunConfig, load_config
 from magdi_ray.config.base import shaping
-from magdi_ray.config.sections import AgentConfig, ApiEngine, TransformersEngine
+from magdi_ray.config.engines import ApiEngine, TransformersEngine
+from magdi_ray.config.sections import AgentConfig
 from magdi_ray.debate.operator import identity
 from magdi_ray.pipeline import plan
 from magdi_ray.runs import Run

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from magdi_ray.agents.budget import Budget, Spend
 from magdi_ray.agents.failures import BudgetSpent
 from magdi_ray.agents.pacing import UNKNOWN_WAIT_S, Pace
-from magdi_ray.config.sections import Limits
+from magdi_ray.config.engines import Limits
 
 SHORTEST_HINT_S = 0.005
 LONGEST_HINT_S = 0.1

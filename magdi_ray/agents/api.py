@@ -38,7 +38,7 @@ from magdi_ray.agents.failures import (
     ServerFailed,
     TimedOut,
 )
-from magdi_ray.config.sections import ApiEngine
+from magdi_ray.config.engines import ApiEngine
 from magdi_ray.errors import ConfigError
 
 DUMMY_KEY = "none"

@@ -28,7 +28,7 @@ from magdi_ray.agents.failures import (
     TimedOut,
     Unauthorised,
 )
-from magdi_ray.config.sections import ApiEngine
+from magdi_ray.config.engines import ApiEngine
 
 QUOTED = 200
 """Characters of a provider's own message that an error repeats."""

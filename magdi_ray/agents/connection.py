@@ -26,8 +26,11 @@ OPTIONS: RequestOptions = {
 """What the client would otherwise copy or draw anew for each request, to the same effect."""
 
 
-class Client(openai.AsyncOpenAI):
-    """The official client, all of whose requests are alike but for their content: the first is built, the others are copies."""
+class AsyncOpenAI(openai.AsyncOpenAI):
+    """The official client, all of whose requests are alike but for their content: the first is built, the others are copies.
+
+    It has the official name too, which goes into the User-Agent.
+    """
 
     _first: httpx2.Request | None = None
 
@@ -51,7 +54,7 @@ class Connection:
         self._address = f"{base_url.rstrip('/')}{path}"
         self._key = key
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: Client | None = None
+        self._client: AsyncOpenAI | None = None
         self._life: AsyncIterator[None] | None = None
 
     async def post(self, content: bytes) -> httpx2.Response:
@@ -72,8 +75,8 @@ class Connection:
         if client is not None:
             await client.close()
 
-    async def _open(self) -> Client:
-        client = self._client = Client(
+    async def _open(self) -> AsyncOpenAI:
+        client = self._client = AsyncOpenAI(
             base_url=self._base_url,
             api_key=self._key,
             max_retries=0,
@@ -87,7 +90,7 @@ class Connection:
         return client
 
 
-async def _until_the_loop_ends(client: Client) -> AsyncIterator[None]:
+async def _until_the_loop_ends(client: AsyncOpenAI) -> AsyncIterator[None]:
     """A loop that ends finishes the generators begun in it, while it can still close connections."""
     try:
         yield

@@ -23,7 +23,7 @@ from transformers import ContinuousBatchingConfig
 
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.transformers import Request, TransformersAgent, decode_text, has_stop
-from magdi_ray.config.sections import TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import EngineError
 
 logger = logging.getLogger(__name__)

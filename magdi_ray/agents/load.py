@@ -6,7 +6,7 @@ from typing import assert_never
 
 from magdi_ray.agents.base import Engine
 from magdi_ray.agents.weights import check_model_directory
-from magdi_ray.config.sections import ApiEngine, EngineConfig, RecordedEngine, TransformersEngine, VllmEngine
+from magdi_ray.config.engines import ApiEngine, EngineConfig, RecordedEngine, TransformersEngine, VllmEngine
 from magdi_ray.errors import EngineError
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-from magdi_ray.config.sections import Limits
+from magdi_ray.config.engines import Limits
 
 SLACK_S = 0.25
 """A grant takes a moment to reach the provider, and not each the same: windows are this much longer here than there."""

@@ -22,7 +22,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_exponential, wait_random
 
 from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.config.sections import EngineConfig, TransformersEngine, VllmEngine
+from magdi_ray.config.engines import EngineConfig, TransformersEngine, VllmEngine
 from magdi_ray.errors import EngineError, MagdiError
 
 logger = logging.getLogger(__name__)

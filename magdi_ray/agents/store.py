@@ -31,7 +31,7 @@ from magdi_ray.agents.index import Index, Place, Rows, find_records
 from magdi_ray.agents.segments import open_segments
 
 if TYPE_CHECKING:
-    from magdi_ray.config.sections import Price
+    from magdi_ray.config.engines import Price
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 

@@ -41,7 +41,7 @@ from magdi_ray.agents.weights import (
     check_model_directory,
     has_tokenizer,
 )
-from magdi_ray.config.sections import TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import EngineError, MagdiError
 
 MINIMAL_TEMPERATURE = 1e-5

@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.pool import PoolSpec, copies
 from magdi_ray.agents.weights import base_and_adapter
-from magdi_ray.config.sections import VllmEngine
+from magdi_ray.config.engines import VllmEngine
 from magdi_ray.errors import ConfigError, EngineError
 
 BASE = "base"

@@ -26,7 +26,8 @@ from magdi_ray.agents.metered import MeteredEngine
 from magdi_ray.agents.pool import PooledEngine
 from magdi_ray.agents.store import ReplyStore, StoredEngine
 from magdi_ray.config.base import content_hash
-from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, RunConfig
+from magdi_ray.config.engines import ApiEngine
+from magdi_ray.config.sections import AgentConfig, DebateConfig, RunConfig
 from magdi_ray.debate.books import Books, NotHeld
 from magdi_ray.debate.hold import Seat, hold_debate
 from magdi_ray.debate.load import load_protocol

@@ -16,7 +16,8 @@ from magdi_ray.agents.base import Reply
 from magdi_ray.agents.budget import Spend
 from magdi_ray.agents.completion import SCHEMA_TOKENS
 from magdi_ray.agents.estimate import estimate_prompt, estimate_tokens
-from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, TransformersEngine
+from magdi_ray.config.engines import ApiEngine, TransformersEngine
+from magdi_ray.config.sections import AgentConfig, DebateConfig
 from magdi_ray.debate.transcript import Ask, Debate, DebateProtocol
 from magdi_ray.errors import ConfigError
 from magdi_ray.tasks.base import Question

@@ -21,7 +21,8 @@ from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.agents.store import ReplyStore
 from magdi_ray.cluster import quiet_ray_data, root_cause
-from magdi_ray.config.sections import ApiEngine, DebateConfig
+from magdi_ray.config.engines import ApiEngine
+from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books, audit, check_failures
 from magdi_ray.debate.operator import DebateOperator, DebateStage, Ledger
 from magdi_ray.debate.view import View, read_waste

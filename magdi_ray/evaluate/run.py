@@ -17,7 +17,8 @@ import pyarrow as pa
 from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.cluster import quiet_ray_data
-from magdi_ray.config.sections import EvaluateConfig, RunConfig, TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
+from magdi_ray.config.sections import EvaluateConfig, RunConfig
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge, read_answers
 from magdi_ray.progress import Progress, polled

@@ -22,7 +22,7 @@ from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.budget import Budget, Spend
 from magdi_ray.agents.completion import Completion, Failure, read_completion, read_refusal, request_body, retry_after
 from magdi_ray.agents.load import load_engine
-from magdi_ray.config.sections import ApiEngine, Limits, Price
+from magdi_ray.config.engines import ApiEngine, Limits, Price
 from magdi_ray.errors import ConfigError
 
 ASKED = [Message("user", "2 + 2?")]
@@ -227,7 +227,7 @@ def test_a_process_ends_without_a_word_about_open_connections(server: RunningSer
 import asyncio
 from magdi_ray.agents.api import ApiAgent
 from magdi_ray.agents.base import Message, Sampling
-from magdi_ray.config.sections import ApiEngine
+from magdi_ray.config.engines import ApiEngine
 agent = ApiAgent(ApiEngine(type="api", model="ada", base_url={server.url!r}), agent="ada")
 for _ in range(2):
     asyncio.run(agent.generate([Message("user", "2 + 2?")], Sampling()))

@@ -16,7 +16,8 @@ from magdi_ray.agents.continuous import ContinuousAgent, cache_blocks
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.transformers import TransformersAgent
 from magdi_ray.agents.weights import ContextLengthError
-from magdi_ray.config.sections import AgentConfig, TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
+from magdi_ray.config.sections import AgentConfig
 from magdi_ray.errors import EngineError
 
 PROMPTS = [f"Mia has {i} apples and buys {j} more. How many does she have?" for i in range(2, 7) for j in (2, 5)]

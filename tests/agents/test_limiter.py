@@ -17,7 +17,7 @@ from magdi_ray.agents.budget import Budget, Spend
 from magdi_ray.agents.failures import BudgetSpent
 from magdi_ray.agents.limiter import Leases, LimiterClient, start_limiter
 from magdi_ray.agents.metered import MeteredEngine
-from magdi_ray.config.sections import Limits
+from magdi_ray.config.engines import Limits
 
 OK = Outcome("ok", 10, 5, 0.1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from magdi_ray.agents.pacing import Pace
-from magdi_ray.config.sections import Limits
+from magdi_ray.config.engines import Limits
 
 
 class Clock:

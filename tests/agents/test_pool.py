@@ -16,7 +16,7 @@ import pytest
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, ask_replica, deploy_engines, retire_engines
 from magdi_ray.agents.recorded import record
-from magdi_ray.config.sections import RecordedEngine, TransformersEngine
+from magdi_ray.config.engines import RecordedEngine, TransformersEngine
 from magdi_ray.errors import EngineError
 
 pytestmark = pytest.mark.cluster

@@ -10,7 +10,7 @@ import pytest
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.recorded import RecordedAgent, record
-from magdi_ray.config.sections import RecordedEngine
+from magdi_ray.config.engines import RecordedEngine
 from magdi_ray.errors import EngineError
 
 ASKED = [Message("system", "Be brief."), Message("user", "2 + 2?")]

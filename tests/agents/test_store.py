@@ -22,7 +22,7 @@ from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.budget import Spend
 from magdi_ray.agents.segments import COMMIT_LINES
 from magdi_ray.agents.store import ReplyStore, StoredEngine, decode_record, encode_record, reply_key
-from magdi_ray.config.sections import Price
+from magdi_ray.config.engines import Price
 from magdi_ray.errors import ConfigError, EngineError
 
 ASKED = [Message("system", "Be brief."), Message("user", "2 + 2?")]

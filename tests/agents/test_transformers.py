@@ -17,7 +17,7 @@ from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.transformers import RowEnd, TokenChooser, TransformersAgent
 from magdi_ray.agents.weights import ContextLengthError, check_model_directory, resolve_model, split_adapter
-from magdi_ray.config.sections import TransformersEngine
+from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import ConfigError, EngineError
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(60))]

@@ -14,7 +14,7 @@ from magdi_ray.agents.base import Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.pool import PoolSpec, engine_application
 from magdi_ray.agents.vllm import check_vllm, completion_request, engine_arguments, llm_settings, lora_room, read_completion
-from magdi_ray.config.sections import VllmEngine
+from magdi_ray.config.engines import VllmEngine
 from magdi_ray.errors import ConfigError, EngineError
 
 without_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")

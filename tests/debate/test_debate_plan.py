@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from magdi_ray.agents.base import Sampling
+from magdi_ray.config.engines import ApiEngine, Limits, Price
 from magdi_ray.config.protocols import ReconcileConfig
-from magdi_ray.config.sections import AgentConfig, ApiEngine, DebateConfig, EstimateConfig, Limits, Price
+from magdi_ray.config.sections import AgentConfig, DebateConfig, EstimateConfig
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.plan import Plan, plan_debates
 from magdi_ray.errors import ConfigError
