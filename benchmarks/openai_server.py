@@ -179,6 +179,8 @@ class Chat:
             said = replies.Text((said[0], replies.boxed(said[0]), said[2]))
         text = "" if empty or refusal else said.structured() if schema else said.plain()
         read, written = replies.prompt_tokens(messages), replies.tokens_of(text)
+        if schema:  # providers put it into the prompt
+            read += replies.tokens_of(json.dumps(request["response_format"]))
         counts = self.counts
         counts.answered += not (empty or refusal)
         counts.last_answered = time.time()

@@ -18,7 +18,11 @@ UNQUOTED = "unquoted"
 
 def plain_shape(engine: Section) -> dict[str, Any]:
     """Shaping settings that differ from their defaults, so that a field added later leaves earlier replies as they are."""
-    return {name: value for name, value in shaping(engine).items() if value != type(engine).model_fields[name].get_default()}
+    return {
+        name: value
+        for name, value in shaping(engine).items()
+        if value != type(engine).model_fields[name].get_default(call_default_factory=True)
+    }
 
 
 def model_files(model: str) -> tuple[str, ...]:

@@ -126,7 +126,7 @@ def test_the_cache_has_room_for_every_row_or_for_one_as_long_as_the_context() ->
 def test_a_forgotten_engine_does_not_keep_the_process_alive() -> None:
     code = (
         "import asyncio; from magdi_ray.agents.base import Message, Sampling\n"
-        "from magdi_ray.agents.load import load_engine; from magdi_ray.config.sections import TransformersEngine\n"
+        "from magdi_ray.agents.load import load_engine; from magdi_ray.config.engines import TransformersEngine\n"
         "model = 'pkg://magdi_ray/tiny/models/ada'\n"
         "e = load_engine(TransformersEngine(type='transformers', model=model, batching='continuous'))\n"
         "print(asyncio.run(e.generate([Message('user', '2 + 2')], Sampling(max_tokens=3))).tokens_out)"
