@@ -18,6 +18,7 @@ from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE
 from magdi_ray.evaluate.metrics import Difference, Score
@@ -47,7 +48,7 @@ def plan(config: RunConfig) -> list[Stage]:
     source, student = config.graph.source, config.distil.student
     finished_graphs = source is not None and source.format == "mag"
     recorded = {"source": source, "file": file_hash(source.path) if source else None, "seed": config.seed}
-    asked = {"task": config.task, "files": _task_files(config), "golds": config.graph.labels == "gold", **recorded}
+    asked = {"task": config.task, "files": _task_files(config), "golds": needs_golds(config), **recorded}
     result = [Stage("questions", asked, (), stages.make_questions)]
     shaped: dict[str, Any]
     if not finished_graphs:
@@ -70,6 +71,11 @@ def plan(config: RunConfig) -> list[Stage]:
     shaped = {"evaluate": config.evaluate, "seed": config.seed}
     result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
     return result
+
+
+def needs_golds(config: RunConfig) -> bool:
+    """Whether training questions of a file without a gold answer are bad rows."""
+    return isinstance(config.task, FileTask) and config.graph.labels == "gold"
 
 
 def _task_files(config: RunConfig) -> list[str]:

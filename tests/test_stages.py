@@ -61,8 +61,9 @@ def test_the_file_of_prompts_counts_by_its_content(tmp_path: Path) -> None:
     assert hashes[0] != hashes[1]
 
 
-def test_whether_golds_are_needed_shapes_the_questions() -> None:
-    gold, vote = (plan(tiny(f"graph.labels={labels}"))[0].shaped_by for labels in ("gold", "vote"))
+def test_whether_golds_are_needed_shapes_the_questions_of_a_file() -> None:
+    task = "task={name: gsm8k, path: train.jsonl}"
+    gold, vote = (plan(tiny(f"graph.labels={labels}", task))[0].shaped_by for labels in ("gold", "vote"))
     assert gold != vote
 
 

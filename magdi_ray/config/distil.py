@@ -56,6 +56,12 @@ class StudentConfig(Section):
     tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="type")] = LoraTuning(type="lora")
     max_length: int = Field(2048, ge=8)
     """Tokens of prompt and reply; a longer node is left out and counted."""
+    packing: Literal["auto", "segments", "flex", "padded"] = operational("auto")
+    """How a graph goes through the student; results are equal up to rounding.
+
+    segments, flex: the question once for all its replies, by attention over segments or by FlexAttention (GPU only).
+    padded: one padded row a reply, at several times the cost. auto: segments, or padded where the student's architecture cannot
+    be packed. flex has not been run on a GPU yet."""
 
 
 class NextToken(Section):
@@ -147,7 +153,8 @@ class TrainConfig(Section):
     tokens_per_step: int = Field(65536, ge=1)
     """Tokens that carry next-token loss a step, over all workers: graphs are added to a step until it holds this many."""
     tokens_per_micro_batch: int | None = operational(None, ge=1)
-    """Padded tokens one worker forwards at a time, at most (a single graph may exceed it); None: the worker's whole share."""
+    """Tokens one worker forwards at a time, at most (a single graph may exceed it): a packed graph's prompt counts once, a padded
+    one's for every node, padding included. None: the worker's whole share."""
     learning_rate: float = Field(5e-6, gt=0.0)
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0)

@@ -1,18 +1,24 @@
-"""From tokenised graphs to tensors: one padded row a node, padding on the right. Copies nothing back into the dataset.
+"""From tokenised graphs to tensors: one packed row, or one padded row a node. Copies nothing back into the dataset.
 
-Shape suffixes, here and in the whole package: G graphs, N nodes, T tokens, M supervised tokens, P pairs, E edges, H hidden,
-V vocabulary.
+Both layouts give the same batch: the decoder reads rows, everything after it reads the flat tokens of all rows by index.
+
+Shape suffixes, here and in the whole package: G graphs, N nodes, B rows, T tokens of a row, S = B x T tokens, M supervised
+tokens, P pairs, E edges, H hidden, V vocabulary, C spans (a prompt or a reply in a row).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from magdi_ray.distill.packing import Layout, Span, lay_out, packed_ids, positions
 from magdi_ray.distill.tokens import GraphTokens
+from magdi_ray.errors import GraphError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +34,22 @@ class Counts:
 class GraphBatch:
     """The graphs of one micro-batch."""
 
-    input_ids_NT: Tensor
-    attention_mask_NT: Tensor
+    input_ids_BT: Tensor
+    position_ids_BT: Tensor
+    """From 0 in each node's `prompt + reply`."""
+    attention_mask_BT: Tensor
     """1 on real tokens, 0 on padding."""
-    predict_M2: Tensor
-    """(node, position) whose next token is supervised."""
+    layout: Layout | None
+    """Of a packed row; None where every node has a row of its own."""
+    predict_M: Tensor
+    """Flat index of the token whose successor is supervised: a reply's first token is predicted from its prompt's last."""
     targets_M: Tensor
+    times_M: Tensor | None
+    """How many nodes this token is supervised for; None: one each. A shared prompt's tokens are for every correct node."""
+    segment_S: Tensor
+    """The span each token lies in."""
+    spans_2N: Tensor
+    """Row 0 the span of a node's prompt, row 1 that of its reply: the tokens its embedding is made of."""
     correct_N: Tensor
     """1 for correct nodes, else 0 (int64)."""
     pairs_2P: Tensor
@@ -44,51 +60,128 @@ class GraphBatch:
 
     def to(self, device: torch.device | str) -> GraphBatch:
         """The batch on another device."""
-        moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
 
-def collate(graphs: Sequence[GraphTokens], *, pad_id: int, loss_on_prompt: bool = False) -> GraphBatch:
-    """Pad the nodes of some graphs into one batch.
+class Rows(NamedTuple):
+    """Tokens in their rows, and where each node's prompt and reply lie among the flat tokens."""
+
+    input_ids_BT: Tensor
+    position_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    layout: Layout | None
+    prompts: list[Span]
+    """One a node; nodes that share a prompt name the same span."""
+    replies: list[Span]
+
+
+def collate(
+    graphs: Sequence[GraphTokens], *, pad_id: int, packed: bool = False, next_token: bool = True, loss_on_prompt: bool = False
+) -> GraphBatch:
+    """Put some graphs into one batch.
 
     Only correct nodes are supervised, on their reply tokens (and on the prompt's, with `loss_on_prompt`); never on padding.
+    Without `next_token` no token is.
+
+    Raises:
+        GraphError: a prompt is empty, so that nothing could predict a reply's first token.
     """
-    sequences = [(*graph.prompt_ids, *node.reply_ids) for graph in graphs for node in graph.nodes]
-    width = max(len(ids) for ids in sequences)
-    input_ids_NT = torch.full((len(sequences), width), pad_id, dtype=torch.long)
-    attention_mask_NT = torch.zeros((len(sequences), width), dtype=torch.long)
-    for row, ids in enumerate(sequences):
-        input_ids_NT[row, : len(ids)] = torch.tensor(ids)
-        attention_mask_NT[row, : len(ids)] = 1
-    predict, pairs, edges = _index(graphs, loss_on_prompt)
-    predict_M2 = torch.tensor(predict, dtype=torch.long).reshape(-1, 2)
+    if empty := [graph.question_id for graph in graphs if not graph.prompt_ids]:
+        raise GraphError(f"Every question needs at least one token; found none in {empty[:3]}. Check the task's prompt.")
+    rows = _packed_rows(graphs) if packed else _padded_rows(graphs, pad_id)
+    correct = [node.correct for graph in graphs for node in graph.nodes]
+    pairs, edges = _structure(graphs)
+    predict_M, times_M = _supervised(rows, correct if next_token else [False] * len(correct), loss_on_prompt)
+    segment_S, spans_2N = _spans(rows)
     return GraphBatch(
-        input_ids_NT=input_ids_NT,
-        attention_mask_NT=attention_mask_NT,
-        predict_M2=predict_M2,
-        targets_M=input_ids_NT[predict_M2[:, 0], predict_M2[:, 1] + 1],
-        correct_N=torch.tensor([int(node.correct) for graph in graphs for node in graph.nodes]),
+        input_ids_BT=rows.input_ids_BT,
+        position_ids_BT=rows.position_ids_BT,
+        attention_mask_BT=rows.attention_mask_BT,
+        layout=rows.layout,
+        predict_M=predict_M[0],
+        targets_M=rows.input_ids_BT.flatten()[predict_M[1]],
+        times_M=times_M,
+        segment_S=segment_S,
+        spans_2N=spans_2N,
+        correct_N=torch.tensor(correct, dtype=torch.long),
         pairs_2P=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         edges_2E=torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T.contiguous(),
     )
 
 
-def _index(
-    graphs: Sequence[GraphTokens], loss_on_prompt: bool
-) -> tuple[list[tuple[int, int]], list[tuple[int, int]], list[tuple[int, int]]]:
-    """(node, position) of every supervised prediction, (correct, incorrect) pairs, (source, target) edges."""
-    predict: list[tuple[int, int]] = []
+def _packed_rows(graphs: Sequence[GraphTokens]) -> Rows:
+    layout = lay_out(graphs)
+    input_ids_1T = torch.tensor([packed_ids(graphs)], dtype=torch.long)
+    return Rows(
+        input_ids_1T,
+        torch.tensor([positions(layout)], dtype=torch.long),
+        torch.ones_like(input_ids_1T),
+        layout,
+        [graph.prompt for graph in layout.graphs for _ in graph.replies],
+        [reply for graph in layout.graphs for reply in graph.replies],
+    )
+
+
+def _padded_rows(graphs: Sequence[GraphTokens], pad_id: int) -> Rows:
+    nodes = [(graph.prompt_ids, node.reply_ids) for graph in graphs for node in graph.nodes]
+    width = max(len(prompt) + len(reply) for prompt, reply in nodes)
+    input_ids_NT = torch.full((len(nodes), width), pad_id, dtype=torch.long)
+    attention_mask_NT = torch.zeros((len(nodes), width), dtype=torch.long)
+    prompts: list[Span] = []
+    replies: list[Span] = []
+    for row, (prompt, reply) in enumerate(nodes):
+        length = len(prompt) + len(reply)
+        input_ids_NT[row, :length] = torch.tensor((*prompt, *reply))
+        attention_mask_NT[row, :length] = 1
+        prompts.append(Span(row * width, row * width + len(prompt)))
+        replies.append(Span(prompts[-1].end, row * width + length))
+    position_ids_NT = torch.arange(width).repeat(len(nodes), 1)
+    return Rows(input_ids_NT, position_ids_NT, attention_mask_NT, None, prompts, replies)
+
+
+def _supervised(rows: Rows, taught: Sequence[bool], loss_on_prompt: bool) -> tuple[Tensor, Tensor | None]:
+    """[2, M]: the token that predicts and the one that is predicted, flat; and for how many nodes, where not for one each."""
+    predict: list[int] = []
+    target: list[int] = []
+    times: list[int] = []
+    chosen = [i for i, teach in enumerate(taught) if teach]
+    shared = Counter(rows.prompts[i] for i in chosen) if loss_on_prompt else {}
+    for prompt, count in shared.items():
+        predict += range(prompt.start, prompt.end - 1)
+        target += range(prompt.start + 1, prompt.end)
+        times += [count] * (prompt.length - 1)
+    for prompt, reply in ((rows.prompts[i], rows.replies[i]) for i in chosen):
+        predict += [prompt.end - 1, *range(reply.start, reply.end - 1)][: reply.length]
+        target += range(reply.start, reply.end)
+        times += [1] * reply.length
+    weighted = torch.tensor(times, dtype=torch.float32) if any(count > 1 for count in shared.values()) else None
+    return torch.tensor([predict, target], dtype=torch.long), weighted
+
+
+def _spans(rows: Rows) -> tuple[Tensor, Tensor]:
+    """The span of each token, and the two spans of each node. Padding is counted to some span: it weighs nothing."""
+    number: dict[Span, int] = {}
+    for span in rows.prompts:
+        number.setdefault(span, len(number))
+    prompt_N = [number[span] for span in rows.prompts]
+    reply_N = list(range(len(number), len(number) + len(rows.replies)))
+    segment_S = torch.zeros(rows.input_ids_BT.numel(), dtype=torch.long)
+    for span, index in [*number.items(), *zip(rows.replies, reply_N, strict=True)]:
+        segment_S[span.start : span.end] = index
+    return segment_S, torch.tensor([prompt_N, reply_N], dtype=torch.long)
+
+
+def _structure(graphs: Sequence[GraphTokens]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(correct, incorrect) pairs and (source, target) edges, over the nodes of all graphs."""
     pairs: list[tuple[int, int]] = []
     edges: list[tuple[int, int]] = []
     first = 0
     for graph in graphs:
-        prompt = len(graph.prompt_ids)
         right = [first + i for i, node in enumerate(graph.nodes) if node.correct]
         wrong = [first + i for i, node in enumerate(graph.nodes) if not node.correct]
-        for row in right:
-            length = prompt + len(graph.nodes[row - first].reply_ids)
-            predict += [(row, t) for t in range(0 if loss_on_prompt else prompt - 1, length - 1)]
         pairs += [(p, n) for p in right for n in wrong]
         edges += [(first + source, first + target) for source, target in graph.edges]
         first += len(graph.nodes)
-    return predict, pairs, edges
+    return pairs, edges

@@ -21,10 +21,11 @@ from magdi_ray.agents.base import derive_seed
 from magdi_ray.config.base import Section
 from magdi_ray.config.distil import DeepSpeedConfig, NextToken, RecipeConfig, StudentConfig, TrainConfig
 from magdi_ray.config.sections import TaskConfig
+from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.plan import GraphSize, Step, measure, plan_steps, share
-from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
+from magdi_ray.distill.student import DistillModel, decoder_of, export_student, load_student, load_tokenizer
 from magdi_ray.distill.tokens import TokenisedGraphs, tokenise
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
 from magdi_ray.graph.store import read_mags
@@ -73,41 +74,47 @@ class Data:
     tokenised: TokenisedGraphs
     sizes: tuple[GraphSize, ...]
     steps: tuple[Step, ...]
+    packed: bool
+    """Whether graphs go through the student in packed rows, or in one padded row a node."""
 
     def batch(self, graphs: Sequence[int], recipe: RecipeConfig, frozen: dict[str, Tensor]) -> GraphBatch:
         """The tensors of some graphs."""
         chosen = [self.tokenised.graphs[i] for i in graphs]
         pad_id = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        batch = collate(chosen, pad_id=pad_id, loss_on_prompt=_loss_on_prompt(recipe))
+        switches = {"next_token": _next_token(recipe), "loss_on_prompt": _loss_on_prompt(recipe)}
+        batch = collate(chosen, pad_id=pad_id, packed=self.packed, **switches)
         if not frozen:
             return batch
         return replace(batch, frozen_NH=torch.stack([frozen[node.key] for graph in chosen for node in graph.nodes]))
+
+
+def _next_token(recipe: RecipeConfig) -> bool:
+    return any(isinstance(objective, NextToken) for objective in recipe.objectives)
 
 
 def _loss_on_prompt(recipe: RecipeConfig) -> bool:
     return any(isinstance(objective, NextToken) and objective.loss_on_prompt for objective in recipe.objectives)
 
 
-def load_data(job: Job) -> Data:
+def load_data(job: Job, *, packed: bool) -> Data:
     """Read the graphs, tokenise what the recipe learns from, and plan every step."""
     tokenizer = load_tokenizer(job.model)
     # Debates end in any order; the plan must not depend on it.
     mags = sorted((mag for mag in read_mags(job.graphs) if mag.question.split == "train"), key=lambda mag: mag.question.id)
     tokenised = tokenise(mags, load_task(job.task), tokenizer=tokenizer, recipe=job.recipe, max_length=job.student.max_length)
-    with_next_token = any(isinstance(objective, NextToken) for objective in job.recipe.objectives)
-    on_prompt = _loss_on_prompt(job.recipe)
-    sizes = tuple(measure(graph, next_token=with_next_token, loss_on_prompt=on_prompt) for graph in tokenised.graphs)
-    return Data(tokenizer, tokenised, sizes, tuple(plan_steps(sizes, job.train, seed=job.seed)))
+    switches = {"next_token": _next_token(job.recipe), "loss_on_prompt": _loss_on_prompt(job.recipe), "packed": packed}
+    sizes = tuple(measure(graph, **switches) for graph in tokenised.graphs)
+    return Data(tokenizer, tokenised, sizes, tuple(plan_steps(sizes, job.train, seed=job.seed)), packed)
 
 
 def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
     """Train a student and write it to `job.output`. Returns the facts of the training (same on every worker)."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    data = load_data(job)
     torch.manual_seed(derive_seed(job.seed, "heads"))
-    student = load_student(job.student, job.model, train=job.train)
-    model = DistillModel(student, job.recipe)
+    model = DistillModel(load_student(job.student, job.model, train=job.train), job.recipe)
+    path = prepare_attention(decoder_of(model.student), job.student.packing)
+    data = load_data(job, packed=path != "padded")
     engine = build_engine(model, job.train, deepspeed=job.deepspeed, steps=len(data.steps))
     frozen = frozen_embeddings(engine, data, job.recipe) if model.frozen else {}
     start = checkpoints.restore(engine)
@@ -130,6 +137,7 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
     return {
         "workers": world,
         "zero_stage": job.deepspeed.zero_stage,
+        "packing": path,
         "steps": len(data.steps),
         "resumed_at_step": start,
         "graphs": len({graph.question_id for graph in data.tokenised.graphs}),

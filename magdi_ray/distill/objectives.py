@@ -21,8 +21,8 @@ from magdi_ray.distill.batch import Counts, GraphBatch
 class Outputs(NamedTuple):
     """What one forward pass of student and heads gives. A plain tuple of tensors, as DeepSpeed's hooks expect."""
 
-    logits_MV: Tensor
-    """Next-token logits at the supervised positions."""
+    next_token_sum: Tensor
+    """Cross-entropy summed over the supervised tokens."""
     embeddings_NH: Tensor
     """Position-weighted mean of the last hidden states."""
     scores_N: Tensor
@@ -31,20 +31,25 @@ class Outputs(NamedTuple):
     """The graph network's logits for incorrect and correct."""
 
 
-def pool(hidden_NTH: Tensor, attention_mask_NT: Tensor) -> Tensor:
-    """Node embeddings [N, H]: `e = sum_t w_t h_t / sum_t w_t`, `w_t` = 1, 2, ..., T over real tokens only.
+def pool(hidden_SH: Tensor, batch: GraphBatch) -> Tensor:
+    """Node embeddings [N, H]: `e = sum_t w_t h_t / sum_t w_t`, `w_t` = 1, 2, ..., T over prompt and reply, real tokens only.
 
-    Later tokens have seen more context and weigh more. Padding, on either side, neither counts nor shifts positions.
+    Later tokens have seen more context and weigh more. Padding neither counts nor shifts positions. A prompt's own sum is taken
+    once, however many nodes share it.
     """
     # In float32 always: bfloat16 cannot tell positions above 256 apart.
-    weights_NT = (attention_mask_NT.cumsum(dim=1) * attention_mask_NT).float()
-    return torch.einsum("nt,nth->nh", weights_NT / weights_NT.sum(dim=1, keepdim=True), hidden_NTH.float())
+    weight_S = ((batch.position_ids_BT + 1) * batch.attention_mask_BT).flatten().float()
+    spans = 2 * batch.spans_2N.shape[1]  # at most: nodes may share a prompt
+    sums_CH = hidden_SH.new_zeros((spans, hidden_SH.shape[1]), dtype=torch.float32)
+    sums_CH = sums_CH.index_add(0, batch.segment_S, weight_S[:, None] * hidden_SH.float())
+    weights_C = weight_S.new_zeros(spans).index_add(0, batch.segment_S, weight_S)
+    prompt_N, reply_N = batch.spans_2N
+    return (sums_CH[prompt_N] + sums_CH[reply_N]) / (weights_C[prompt_N] + weights_C[reply_N])[:, None]
 
 
 def next_token(outputs: Outputs, batch: GraphBatch, config: NextToken, counts: Counts) -> Tensor:
     """`-1/M sum_m log p(x_m | x_<m)` over the supervised tokens of the correct nodes."""
-    total = F.cross_entropy(outputs.logits_MV.float(), batch.targets_M, reduction="sum")
-    return total / counts.supervised
+    return outputs.next_token_sum / counts.supervised
 
 
 def contrast(outputs: Outputs, batch: GraphBatch, config: Contrast, counts: Counts) -> Tensor:

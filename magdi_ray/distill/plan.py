@@ -21,10 +21,12 @@ class GraphSize:
 
     supervised: int
     """Tokens that carry next-token loss (all reply tokens where the recipe has no next-token objective)."""
-    padded: int
-    """Nodes times the longest sequence: the cost of a padded forward pass."""
+    tokens: int
+    """What a forward pass of this graph alone touches, padding included."""
     nodes: int
     pairs: int
+    packed: bool = False
+    """Whether graphs lie in one row without padding; else a node's row is as long as the longest of its micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,18 @@ class Step:
     pairs: int
 
 
-def measure(graph: GraphTokens, *, next_token: bool, loss_on_prompt: bool) -> GraphSize:
+def measure(graph: GraphTokens, *, next_token: bool, loss_on_prompt: bool, packed: bool = False) -> GraphSize:
     """The size of a tokenised graph under a recipe."""
     taught = [node for node in graph.nodes if node.correct or not next_token]
     prompt = len(graph.prompt_ids) - 1 if loss_on_prompt else 0
-    longest = len(graph.prompt_ids) + max(len(node.reply_ids) for node in graph.nodes)
+    replies = [len(node.reply_ids) for node in graph.nodes]
+    padded = len(replies) * (len(graph.prompt_ids) + max(replies))
     return GraphSize(
         supervised=sum(len(node.reply_ids) + prompt for node in taught),
-        padded=len(graph.nodes) * longest,
+        tokens=len(graph.prompt_ids) + sum(replies) if packed else padded,
         nodes=len(graph.nodes),
         pairs=graph.pairs,
+        packed=packed,
     )
 
 
@@ -99,25 +103,31 @@ def share(step: Step, sizes: Sequence[GraphSize], *, workers: int, limit: int | 
     """Deal a step's graphs out: `result[worker][micro_batch]` = graph positions.
 
     Graphs go to the least loaded worker, the largest first. Every worker gets the same number of micro-batches, because
-    collective operations run in lockstep; some may be empty. `limit` bounds the padded tokens of a micro-batch.
+    collective operations run in lockstep; some may be empty. `limit` bounds the tokens of a micro-batch.
     """
     loads = [0] * workers
     hands: list[list[int]] = [[] for _ in range(workers)]
-    for graph in sorted(step.graphs, key=lambda i: (-sizes[i].padded, i)):
+    for graph in sorted(step.graphs, key=lambda i: (-sizes[i].tokens, i)):
         worker = loads.index(min(loads))
         hands[worker].append(graph)
-        loads[worker] += sizes[graph].padded
+        loads[worker] += sizes[graph].tokens
     dealt = [_micro_batches(hand, sizes, limit) for hand in hands]
     most = max(len(batches) for batches in dealt)
     return [batches + [()] * (most - len(batches)) for batches in dealt]
+
+
+def forwarded(sizes: Sequence[GraphSize]) -> int:
+    """Tokens a forward pass over some graphs touches: their sum in a packed row, else nodes times the longest sequence."""
+    if not sizes or sizes[0].packed:
+        return sum(size.tokens for size in sizes)
+    return max(size.tokens // size.nodes for size in sizes) * sum(size.nodes for size in sizes)
 
 
 def _micro_batches(graphs: Sequence[int], sizes: Sequence[GraphSize], limit: int | None) -> list[tuple[int, ...]]:
     batches: list[tuple[int, ...]] = []
     current: list[int] = []
     for graph in graphs:
-        widest = max((sizes[i].padded // sizes[i].nodes for i in [*current, graph]), default=0)
-        if current and limit is not None and widest * sum(sizes[i].nodes for i in [*current, graph]) > limit:
+        if current and limit is not None and forwarded([sizes[i] for i in [*current, graph]]) > limit:
             batches.append(tuple(current))
             current = []
         current.append(graph)

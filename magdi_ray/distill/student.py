@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config.distil import Contrast, Interaction, LoraTuning, RecipeConfig, StudentConfig, TrainConfig
+from magdi_ray.distill.attention import NAMES, unused_mask
 from magdi_ray.distill.batch import GraphBatch
+from magdi_ray.distill.head import TokenLoss
 from magdi_ray.distill.objectives import Outputs, pool
 from magdi_ray.errors import ConfigError
 
@@ -37,9 +39,7 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
 def load_student(config: StudentConfig, model: str, *, train: TrainConfig | None = None) -> PreTrainedModel:
     """The student's weights, tuned as configured. Safetensors only; remote code is never run."""
     dtype = torch.bfloat16 if train and train.bf16 else torch.float32
-    loaded = AutoModelForCausalLM.from_pretrained(
-        resolve_model(model), dtype=dtype, use_safetensors=True, attn_implementation="sdpa"
-    )
+    loaded = AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=dtype, use_safetensors=True)
     if train and train.gradient_checkpointing:
         loaded.gradient_checkpointing_enable()
         loaded.enable_input_require_grads()
@@ -67,6 +67,12 @@ def add_lora(model: PreTrainedModel, tuning: LoraTuning) -> Any:
         raise ConfigError(
             f"LoRA target_modules {targets} do not fit the student: {error} Its linear modules: {linear}."
         ) from None
+
+
+def decoder_of(student: Any) -> Any:
+    """The student without its LM head, under whatever wraps it."""
+    causal = student.get_base_model() if hasattr(student, "get_base_model") else student
+    return causal.get_decoder()
 
 
 class Scorer(nn.Module):
@@ -105,6 +111,7 @@ class DistillModel(nn.Module):
     def __init__(self, student: PreTrainedModel, recipe: RecipeConfig) -> None:
         super().__init__()
         self.student = student
+        self.token_loss = TokenLoss(student)
         width = student.config.get_text_config().hidden_size
         chosen = {objective.name: objective for objective in recipe.objectives}
         contrast, interaction = chosen.get("contrast"), chosen.get("interaction")
@@ -113,21 +120,24 @@ class DistillModel(nn.Module):
         self.frozen = isinstance(interaction, Interaction) and interaction.embeddings == "frozen"
 
     def embed(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """Last hidden states [N, T, H] and node embeddings [N, H]; every node passes through the student once."""
-        causal = self.student.get_base_model() if hasattr(self.student, "get_base_model") else self.student
-        decoder = causal.get_decoder()
-        output = decoder(input_ids=batch.input_ids_NT, attention_mask=batch.attention_mask_NT, use_cache=False)
-        hidden_NTH = output.last_hidden_state
-        return hidden_NTH, pool(hidden_NTH, batch.attention_mask_NT)
+        """Last hidden states [S, H] of the flat tokens and node embeddings [N, H]; every token passes through once."""
+        decoder = decoder_of(self.student)
+        rows: dict[str, Any] = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
+        if batch.layout is not None:
+            if decoder.config._attn_implementation not in NAMES.values():
+                raise ConfigError("A packed batch was given to a student that reads padded rows; see `prepare_attention`.")
+            mask = unused_mask(batch.input_ids_BT.device)
+            rows |= {"position_ids": batch.position_ids_BT, "attention_mask": mask, "layout": batch.layout}
+        hidden_SH = decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)
+        return hidden_SH, pool(hidden_SH, batch)
 
     def forward(self, batch: GraphBatch) -> Outputs:
-        """Logits at the supervised positions only, and what the heads make of the node embeddings."""
-        hidden_NTH, embeddings_NH = self.embed(batch)
-        supervised_MH = hidden_NTH[batch.predict_M2[:, 0], batch.predict_M2[:, 1]]
+        """The loss of the supervised tokens, and what the heads make of the node embeddings."""
+        hidden_SH, embeddings_NH = self.embed(batch)
         zeros_N = embeddings_NH[:, 0] * 0.0
         graph_input_NH = batch.frozen_NH if self.frozen and batch.frozen_NH is not None else embeddings_NH
         return Outputs(
-            logits_MV=next_token_logits(self.student, supervised_MH),
+            next_token_sum=self.token_loss(hidden_SH[batch.predict_M], batch.targets_M, batch.times_M),
             embeddings_NH=embeddings_NH,
             scores_N=self.scorer(_as(self.scorer, embeddings_NH)) if self.scorer else zeros_N,
             node_logits_N2=self.graph(_as(self.graph, graph_input_NH), batch.edges_2E)
@@ -139,19 +149,6 @@ class DistillModel(nn.Module):
 def _as(head: nn.Module, embeddings_NH: Tensor) -> Tensor:
     """Embeddings in the precision of a head, which DeepSpeed may have lowered."""
     return embeddings_NH.to(next(head.parameters()).dtype)
-
-
-def next_token_logits(student: PreTrainedModel, hidden_MH: Tensor) -> Tensor:
-    """Logits [M, V] of chosen hidden states: the LM head, with the scaling and soft cap some architectures add to it."""
-    logits_MV = student.get_output_embeddings()(hidden_MH)
-    config = student.config.get_text_config()
-    if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-        logits_MV = logits_MV * scale
-    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
-        logits_MV = logits_MV / scaling
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
-        logits_MV = torch.tanh(logits_MV / cap) * cap
-    return logits_MV
 
 
 def export_student(

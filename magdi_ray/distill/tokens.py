@@ -76,9 +76,7 @@ def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
     return [
         i
         for i, node in enumerate(mag.nodes)
-        if node.agent in agents
-        and node.role in selection.roles
-        and (selection.rounds == "all" or node.round in selection.rounds)
+        if node.agent in agents and node.role in selection.roles and (selection.rounds == "all" or node.round in selection.rounds)
     ]
 
 

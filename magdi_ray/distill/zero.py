@@ -53,6 +53,9 @@ def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedCo
     # DeepSpeed would compile a shared-memory collective of its own for CPUs: that takes a compiler and most of a minute in every
     # new environment, and gloo does the same.
     ds.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    for module in model.modules():
+        for borrowed in getattr(module, "borrowed", tuple)():
+            ds.zero.register_external_parameter(module, borrowed)  # else ZeRO-3 would leave it empty there
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=train.learning_rate, betas=train.adam_betas, weight_decay=train.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(train, steps))

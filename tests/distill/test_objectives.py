@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from magdi_ray.config.distil import Contrast, Interaction, NextToken, resolve_re
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
 from magdi_ray.distill.objectives import contrast, interaction, next_token, pool, weighted_sum
 from magdi_ray.distill.student import DistillModel
+from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 
 from .conftest import MAGS, Workbench
 
@@ -17,7 +20,8 @@ NEXT, CONTRAST, INTERACTION = NextToken(name="next_token"), Contrast(name="contr
 
 
 def counts(batch: GraphBatch) -> Counts:
-    return Counts(max(1, len(batch.targets_M)), len(batch.correct_N), max(1, batch.pairs_2P.shape[1]))
+    supervised = len(batch.targets_M) if batch.times_M is None else int(batch.times_M.sum())
+    return Counts(max(1, supervised), len(batch.correct_N), max(1, batch.pairs_2P.shape[1]))
 
 
 def batch_of(bench: Workbench, *graphs: int) -> GraphBatch:
@@ -41,8 +45,6 @@ def test_each_objective_alone_reaches_the_students_weights(
 
 
 def test_with_frozen_embeddings_the_interaction_term_gives_the_student_exactly_no_gradient(bench: Workbench) -> None:
-    from dataclasses import replace
-
     model, batch = bench.model(embeddings="frozen"), batch_of(bench)
     with torch.no_grad():
         _, frozen_NH = model.embed(batch)
@@ -52,15 +54,25 @@ def test_with_frozen_embeddings_the_interaction_term_gives_the_student_exactly_n
     assert sum(float(p.grad.abs().sum()) for p in model.graph.parameters()) > 0
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_nodes_embedding_does_not_change_with_padding(bench: Workbench, side: str) -> None:
-    hidden_1TH, extra = torch.randn(1, 48, 16, generator=torch.Generator().manual_seed(0)), 200
-    padding = (0, 0, extra, 0) if side == "left" else (0, 0, 0, extra)
-    padded_1TH = F.pad(hidden_1TH, padding, value=9.0)
-    mask_1T = F.pad(torch.ones(1, 48, dtype=torch.long), padding[2:])
-    torch.testing.assert_close(
-        pool(padded_1TH, mask_1T), pool(hidden_1TH, torch.ones(1, 48, dtype=torch.long)), atol=1e-5, rtol=0
+def one_node(length: int, *, left: int = 0, right: int = 0) -> GraphBatch:
+    """A batch of one node of that many tokens, two of them its prompt, between padding."""
+    graph = GraphTokens("q", (1, 1), (NodeTokens((1,) * (length - 2), True, "q/0"),), ())
+    batch = collate([graph], pad_id=0)
+    mask_1T, position_1T, segment_S = batch.attention_mask_BT, batch.position_ids_BT, batch.segment_S
+    return replace(
+        batch,
+        attention_mask_BT=F.pad(mask_1T, (left, right)),
+        position_ids_BT=F.pad(position_1T, (left, right)),
+        segment_S=F.pad(segment_S, (left, right)),
     )
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_nodes_embedding_does_not_change_with_padding(side: str) -> None:
+    hidden_SH = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    padding = (0, 0, 200, 0) if side == "left" else (0, 0, 0, 200)
+    padded = pool(F.pad(hidden_SH, padding, value=9.0), one_node(48, **{side: 200}))
+    torch.testing.assert_close(padded, pool(hidden_SH, one_node(48)), atol=1e-5, rtol=0)
 
 
 def test_a_nodes_embedding_through_the_student_is_that_of_the_node_alone(bench: Workbench) -> None:
@@ -75,12 +87,11 @@ def test_a_nodes_embedding_through_the_student_is_that_of_the_node_alone(bench: 
 
 
 def test_weights_that_count_left_padding_would_be_caught() -> None:
-    hidden_1TH = torch.randn(1, 248, 16, generator=torch.Generator().manual_seed(0))
-    padded_1TH = F.pad(hidden_1TH, (0, 0, 200, 0))
-    mask_1T = F.pad(torch.ones(1, 248, dtype=torch.long), (200, 0))
-    positions_T = torch.arange(1, 449, dtype=torch.float32) * mask_1T[0]
-    reference_bug_H = (positions_T[:, None] * padded_1TH[0]).sum(0) / positions_T.sum()
-    assert float((reference_bug_H - pool(padded_1TH, mask_1T)[0]).norm() / pool(padded_1TH, mask_1T).norm()) > 0.05
+    hidden_SH = torch.randn(248, 16, generator=torch.Generator().manual_seed(0))
+    right_H = pool(hidden_SH, one_node(248))[0]
+    positions_S = torch.arange(201, 449, dtype=torch.float32)
+    reference_bug_H = (positions_S[:, None] * hidden_SH).sum(0) / positions_S.sum()
+    assert float((reference_bug_H - right_H).norm() / right_H.norm()) > 0.05
 
 
 def test_next_token_loss_is_the_plain_mean_over_the_correct_replies(bench: Workbench) -> None:
@@ -99,8 +110,9 @@ def test_next_token_loss_is_the_plain_mean_over_the_correct_replies(bench: Workb
 def test_prompt_tokens_and_padding_carry_no_loss(bench: Workbench) -> None:
     batch = batch_of(bench)
     prompts = [len(graph.prompt_ids) for graph in bench.graphs() for _ in graph.nodes]
-    lengths = batch.attention_mask_NT.sum(1).tolist()
-    for node, position in batch.predict_M2.tolist():
+    lengths = batch.attention_mask_BT.sum(1).tolist()
+    for index in batch.predict_M.tolist():
+        node, position = divmod(index, batch.input_ids_BT.shape[1])
         assert prompts[node] - 1 <= position < lengths[node] - 1
     assert len(batch.targets_M) == sum(
         n - p for n, p, right in zip(lengths, prompts, batch.correct_N.tolist(), strict=True) if right
@@ -116,7 +128,8 @@ def test_loss_on_prompt_adds_the_prompts_tokens_of_correct_nodes(bench: Workbenc
 
 def test_incorrect_nodes_carry_no_next_token_loss(bench: Workbench) -> None:
     batch = batch_of(bench)
-    assert set(batch.predict_M2[:, 0].tolist()) == set(batch.correct_N.nonzero().flatten().tolist())
+    nodes = batch.predict_M // batch.input_ids_BT.shape[1]
+    assert set(nodes.tolist()) == set(batch.correct_N.nonzero().flatten().tolist())
 
 
 def test_contrast_is_the_margin_over_every_pair_of_one_graph(bench: Workbench) -> None:
@@ -157,8 +170,6 @@ def test_messages_do_not_pass_between_graphs(bench: Workbench) -> None:
 
 
 def test_edges_matter_to_the_graph_network(bench: Workbench) -> None:
-    from dataclasses import replace
-
     model, batch = bench.model().eval(), batch_of(bench)
     without = replace(batch, edges_2E=batch.edges_2E[:, :0])
     assert float((model(batch).node_logits_N2 - model(without).node_logits_N2).abs().max()) > 1e-4

@@ -54,8 +54,14 @@ def test_dealing_out_keeps_every_graph_once_and_workers_in_lockstep(
 def test_a_micro_batch_stays_below_its_limit_unless_one_graph_alone_exceeds_it() -> None:
     sizes = [GraphSize(5, 100, 4, 3)] * 9 + [GraphSize(5, 900, 4, 3)]
     for batch in share(Step(tuple(range(10)), 0, 0, 0), sizes, workers=1, limit=250)[0]:
-        widest = max(sizes[i].padded // sizes[i].nodes for i in batch)
+        widest = max(sizes[i].tokens // sizes[i].nodes for i in batch)
         assert len(batch) == 1 or widest * sum(sizes[i].nodes for i in batch) <= 250
+
+
+def test_packed_graphs_fill_a_micro_batch_by_their_sum() -> None:
+    sizes = [GraphSize(5, tokens, 4, 3, packed=True) for tokens in (100, 90, 60, 40, 10)]
+    batches = share(Step(tuple(range(5)), 0, 0, 0), sizes, workers=1, limit=190)[0]
+    assert [sum(sizes[i].tokens for i in batch) for batch in batches] == [190, 110]
 
 
 @pytest.mark.parametrize("sizes", [[], [GraphSize(0, 10, 2, 0)]])

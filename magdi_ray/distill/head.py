@@ -1,0 +1,177 @@
+"""The next-token loss of chosen tokens, without ever holding their logits at once. Knows the LM head, not the decoder under it.
+
+With M supervised tokens and a vocabulary of V, [M, V] logits and their gradient are the largest tensors of a training step. They
+are made for 512 tokens at a time, and their gradient is taken on the spot, where a second pass would have to make them again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+CHUNK = 512
+"""Tokens whose logits are held at once."""
+
+
+class LogitShape(NamedTuple):
+    """What an architecture does to the head's output: `v = cap * tanh(scale * u / cap)`."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, logits_MV: Tensor) -> Tensor:
+        """Logits as the model itself would give them, in float32."""
+        logits_MV = logits_MV.float()
+        if self.scale != 1.0:
+            logits_MV = logits_MV * self.scale
+        return logits_MV if self.cap is None else torch.tanh(logits_MV / self.cap) * self.cap
+
+
+PLAIN = LogitShape()
+
+
+def logit_shape(config: Any) -> LogitShape:
+    """The scaling and soft cap in a model's configuration."""
+    scale = 1.0
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        scale *= factor
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        scale /= divisor
+    return LogitShape(scale, getattr(config, "final_logit_softcapping", None))  # Gemma 2
+
+
+class TokenLoss(nn.Module):
+    """`sum_m times_m * -log p(target_m | hidden_m)` under a student's own LM head.
+
+    The head stays the student's: it is borrowed, not registered, so that its weights have one name and are saved once.
+    """
+
+    def __init__(self, student: PreTrainedModel) -> None:
+        super().__init__()
+        self._head: tuple[nn.Module] = (student.get_output_embeddings(),)
+        self.shape = logit_shape(student.config.get_text_config())
+
+    @property
+    def head(self) -> nn.Module:
+        """The student's LM head."""
+        return self._head[0]
+
+    def borrowed(self) -> Iterator[nn.Parameter]:
+        """Weights read here that belong to another module: ZeRO-3 must be told, to gather them for this one's passes."""
+        if type(self.head) is nn.Linear:
+            yield from self.head.parameters(recurse=False)
+
+    def forward(self, hidden_MH: Tensor, targets_M: Tensor, times_M: Tensor | None = None) -> Tensor:
+        """The sum, in float32; zero, with every weight still in the graph, where there is no token."""
+        head = self.head
+        if type(head) is not nn.Linear:
+            return module_loss(head, self.shape, hidden_MH, targets_M, times_M)
+        fused = _fused_loss() if hidden_MH.is_cuda and len(targets_M) else None
+        if fused is not None and times_M is None and self.shape.scale == 1.0:
+            return fused(reduction="sum", softcap=self.shape.cap)(head.weight, hidden_MH, targets_M, head.bias)  # type: ignore[no-any-return]
+        return linear_loss(hidden_MH, head.weight, head.bias, targets_M, times_M, self.shape)
+
+
+@functools.cache
+def _fused_loss() -> Any:
+    """Liger's fused linear cross-entropy, where it is installed."""
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        return None
+    return LigerFusedLinearCrossEntropyLoss
+
+
+def linear_loss(
+    hidden_MH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    targets_M: Tensor,
+    times_M: Tensor | None = None,
+    shape: LogitShape = PLAIN,
+) -> Tensor:
+    """The summed loss under a plain linear head."""
+    return _LinearLoss.apply(hidden_MH, weight_VH, bias_V, targets_M, times_M, shape)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LinearLoss(torch.autograd.Function):
+    """Loss and gradients in one pass over the chunks: three matrix products a chunk, two where the head is frozen.
+
+    Taking gradients again in the backward pass would cost one product more, and need the head's weight, which ZeRO-3 has let go.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_M: Tensor,
+        times_M: Tensor | None,
+        shape: LogitShape,
+    ) -> Tensor:
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        total = hidden_MH.new_zeros((), dtype=torch.float32)
+        grad_hidden_MH = torch.zeros_like(hidden_MH) if wants_hidden else None
+        # In float32: bfloat16 sums over many chunks lose their last additions.
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if wants_weight else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if bias_V is not None and wants_bias else None
+        for start in range(0, len(targets_M), CHUNK):
+            rows = slice(start, start + CHUNK)
+            logits_CV = F.linear(hidden_MH[rows], weight_VH, bias_V)
+            loss, grad_CV = _chunk(logits_CV, targets_M[rows], None if times_M is None else times_M[rows], shape)
+            total += loss
+            grad_CV = grad_CV.to(weight_VH.dtype)
+            if grad_hidden_MH is not None:
+                grad_hidden_MH[rows] = grad_CV @ weight_VH
+            if grad_weight_VH is not None:
+                grad_weight_VH += grad_CV.T @ hidden_MH[rows]
+            if grad_bias_V is not None:
+                grad_bias_V += grad_CV.sum(0)
+        ctx.save_for_backward(grad_hidden_MH, grad_weight_VH, grad_bias_V)
+        ctx.dtype = weight_VH.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden_MH, *of_weights = ctx.saved_tensors
+        hidden = None if grad_hidden_MH is None else grad_hidden_MH * grads[0].to(grad_hidden_MH.dtype)
+        return hidden, *(None if g is None else (g * grads[0]).to(ctx.dtype) for g in of_weights), None, None, None
+
+
+def _chunk(logits_CV: Tensor, targets_C: Tensor, times_C: Tensor | None, shape: LogitShape) -> tuple[Tensor, Tensor]:
+    """The summed loss of some tokens and its gradient by the head's output."""
+    logits_CV = shape(logits_CV)
+    normaliser_C1 = logits_CV.logsumexp(dim=-1, keepdim=True)
+    losses_C = normaliser_C1[:, 0] - logits_CV.gather(1, targets_C[:, None])[:, 0]
+    slope_CV = None if shape.cap is None else 1 - (logits_CV / shape.cap).square()
+    grad_CV = (logits_CV - normaliser_C1).exp_()
+    grad_CV[torch.arange(len(targets_C), device=grad_CV.device), targets_C] -= 1
+    if times_C is not None:
+        losses_C, grad_CV = losses_C * times_C, grad_CV.mul_(times_C[:, None])
+    if slope_CV is not None:
+        grad_CV *= slope_CV
+    return losses_C.sum(), grad_CV if shape.scale == 1.0 else grad_CV.mul_(shape.scale)
+
+
+def module_loss(head: nn.Module, shape: LogitShape, hidden_MH: Tensor, targets_M: Tensor, times_M: Tensor | None) -> Tensor:
+    """The summed loss under any head, such as one with an adapter: chunk by chunk, made again in the backward pass."""
+
+    def loss(hidden_CH: Tensor, targets_C: Tensor, times_C: Tensor | None) -> Tensor:
+        losses_C = F.cross_entropy(shape(head(hidden_CH)), targets_C, reduction="none")
+        return (losses_C if times_C is None else losses_C * times_C).sum()
+
+    total = hidden_MH.new_zeros((), dtype=torch.float32)
+    for start in range(0, max(1, len(targets_M)), CHUNK):
+        rows = slice(start, start + CHUNK)
+        times_C = None if times_M is None else times_M[rows]
+        # ZeRO-3 lets go of weights between the passes, so their shapes may differ: nothing to check.
+        total = total + checkpoint(loss, hidden_MH[rows], targets_M[rows], times_C, use_reentrant=False, determinism_check="none")
+    return total
