@@ -143,6 +143,8 @@ async def _sequential(url: str, questions: int) -> None:
     lock = asyncio.Lock()
 
     class OneByOne:
+        hits = 0
+
         def __init__(self, engine: ApiAgent) -> None:
             self.engine = engine
 

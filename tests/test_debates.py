@@ -151,6 +151,8 @@ def test_a_budget_stops_the_run_and_raising_it_goes_on(ray_cluster: None, tmp_pa
         assert 4.0 < (stats["tokens_in"] + stats["tokens_out"]) * 100e-6 <= 8.0
         hold(config, tmp_path / "run")
         assert server.stats()["received"] == server.stats()["distinct"] > stats["received"]
+    facts = Run(tmp_path / "run").require("debates").facts
+    assert facts["replies already in the store"] == stats["received"]
 
 
 def test_what_failed_calls_cost_counts_in_the_next_attempt_too(ray_cluster: None, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ class Books:
     saved: int = 0
     """Calls that were not needed because debates stopped early."""
     unparsed: int = 0
+    reused: int = 0
+    """Replies that were in the store already. Only whoever holds debates knows; an audit does not."""
     tokens_in: int = 0
     tokens_out: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -61,7 +63,7 @@ class Books:
 
     def merge(self, other: Books) -> None:
         """Add another's counts."""
-        for name in ("debates", "consensus", "failed", "replies", "saved", "unparsed", "tokens_in", "tokens_out"):
+        for name in ("debates", "consensus", "failed", "replies", "saved", "unparsed", "reused", "tokens_in", "tokens_out"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.errors.update(other.errors)
         self.examples = {**other.examples, **self.examples}

@@ -22,7 +22,10 @@ AGAIN = 10_000
 
 
 class Teacher(Protocol):
-    """An engine that tells several independent draws from one conversation apart."""
+    """An engine that tells several independent draws from one conversation apart, and never asks for one of them twice."""
+
+    hits: int
+    """Replies it had already."""
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, *, sample: int = 0) -> Reply:
         """Raise `EngineError` when no reply can be had."""

@@ -113,6 +113,7 @@ class DebateOperator:
         self.seats = {agent.name: self._seat(agent, apps) for agent in stage.debate.agents}
         self.places = asyncio.Semaphore(max(1, stage.debate.max_in_flight // stage.debate.workers))
         self.hopeless, self.looked = False, time.monotonic()
+        self.reused = 0
         # Half a million objects of imported packages would be searched for garbage again and again, by the thousand calls.
         gc.collect()
         gc.freeze()
@@ -152,7 +153,9 @@ class DebateOperator:
         """Debate every question of a batch; the rows come in the order of the questions."""
         await self._look_around()
         debates = await asyncio.gather(*(self._debate(Question(**row)) for row in batch.to_pylist()))
-        books = Books()
+        hits = sum(seat.teacher.hits for seat in self.seats.values())
+        books = Books(reused=hits - self.reused)
+        self.reused = hits
         for debate in debates:
             books.add(debate, most_calls=self.most_calls)
         self.hopeless = await self.ledger.add.remote(books) or self.hopeless

@@ -84,6 +84,7 @@ def run_debates(stage: DebateStage, *, source: Path, out: Path, log: Path) -> di
     finally:
         retire_engines(list(apps.values()))
     final, state = audit(source, out, most_calls=stage.most_calls), _last_state(limiter)
+    final.reused = _reused(ledger)
     _check_budget(stage, final, state)
     check_failures(final, config.max_failed_share)
     seconds = {"seconds_deploying": round(deployed - started, 1), "seconds_debating": round(time.monotonic() - deployed, 1)}
@@ -100,6 +101,16 @@ def _last_state(limiter: Any) -> Mapping[str, Any]:
         return {"providers": {}, "spend": {}, "stopped": False}
 
 
+def _reused(ledger: Any) -> int:
+    import ray
+
+    try:
+        books: Books = ray.get(ledger.read.remote(), timeout=30)
+        return books.reused
+    except RayError:
+        return 0
+
+
 def facts(books: Books, state: Mapping[str, Any]) -> dict[str, Any]:
     """What the stage's manifest says of it."""
     spend: Mapping[str, Spend] = state["spend"]
@@ -108,6 +119,7 @@ def facts(books: Books, state: Mapping[str, Any]) -> dict[str, Any]:
         "consensus": books.consensus,
         "replies": books.replies,
         "unparsed replies": books.unparsed,
+        "replies already in the store": books.reused,
         "calls saved by stopping early": books.saved,
         "failed": books.failed,
         "errors": dict(books.errors),

@@ -22,6 +22,7 @@ class Scripted:
 
     texts: list[str | Exception]
     asked: list[tuple[tuple[Message, ...], Sampling, int]] = field(default_factory=list)
+    hits: int = 0
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling, *, sample: int = 0) -> Reply:
         self.asked.append((tuple(messages), sampling, sample))
