@@ -153,7 +153,7 @@ def serve(
 
 @graph_app.command("import")
 def graph_import(
-    path: Annotated[Path, typer.Argument(help="A published file of recorded debates.", show_default=False)],
+    path: Annotated[Path, typer.Argument(help="A published file of recorded debates (ford: a folder).", show_default=False)],
     format: Annotated[str, typer.Option(help=IMPORTED, show_default=False)],
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
     task: Annotated[str, typer.Option(help=f"The task whose rules judge the answers: {TASK_NAMES}.")] = "gsm8k",

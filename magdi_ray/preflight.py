@@ -118,6 +118,8 @@ def _check_agent(agent: AgentConfig, *, keys: bool) -> None:
 
 def _check_student(config: RunConfig) -> None:
     model = config.distil.student.model
+    if config.distil.student.packing == "flex" and not config.distil.scaling.use_gpu:
+        raise ConfigError("distil.student.packing 'flex' needs a GPU (distil.scaling.use_gpu); use 'auto' or 'segments' on CPU.")
     if isinstance(model, ScratchModel):
         return
     directory = Path(resolve_model(model))

@@ -187,3 +187,7 @@ def test_recorded_debates_are_imported_shown_and_counted(
     with pytest.raises(SystemExit):
         cli.main(["graph", "show", str(out), identity])
     assert "agent-1" in capsys.readouterr().out
+
+
+def test_an_attention_path_that_needs_a_gpu_is_refused_without_one(refused: Refused, tmp_path: Path) -> None:
+    assert "needs a GPU" in refused("run", TINY, "--out", tmp_path, "--set", "distil.student.packing=flex")

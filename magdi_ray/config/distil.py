@@ -57,7 +57,7 @@ class StudentConfig(Section):
     max_length: int = Field(2048, ge=8)
     """Tokens of prompt and reply; a longer node is left out and counted."""
     packing: Literal["auto", "segments", "flex", "padded"] = operational("auto")
-    """How a graph goes through the student; results are equal up to rounding.
+    """How a graph goes through the student; results are equal up to rounding, and to the draws of dropout.
 
     segments, flex: the question once for all its replies, by attention over segments or by FlexAttention (GPU only).
     padded: one padded row a reply, at several times the cost. auto: segments, or padded where the student's architecture cannot

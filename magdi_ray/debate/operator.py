@@ -78,7 +78,7 @@ class DebateStage:
 def identity(agent: AgentConfig, fingerprint: str) -> str:
     """What answers for an agent: its model's name, and a hash of everything in the engine's configuration that shapes replies.
 
-    Local files count by `fingerprint`, the hash of their content, wherever they are.
+    Local files count by `fingerprint`, the hash of their content (see `runs.file_hash`), wherever they are.
     """
     shape = agent.engine.request() | (dict.fromkeys(("model", "path"), fingerprint) if fingerprint else {})
     label = Path(getattr(agent.engine, "model", agent.engine.type)).name if fingerprint else getattr(agent.engine, "model", "")

@@ -196,7 +196,16 @@ def _prefix_mask(layout: Layout, prefix: int, length: int, *, window: int | None
         allowed = distance >= 0 if window is None else (distance >= 0) & (distance < window)
         layout.memo[key] = (_additive(allowed, like.dtype).to(like.device), shift)
     table, shift = layout.memo[key]
-    return table[:length, shift - prefix : shift + length]  # type: ignore[no-any-return]
+    cutting: Tensor = table[:length, shift - prefix : shift + length]
+    return cutting if cutting.device.type == "cpu" else _aligned(cutting)
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """The same mask in memory of its own, rows a multiple of 8 long: GPU kernels refuse a mask that starts anywhere."""
+    rows, width = mask.shape
+    room = mask.new_zeros(rows, -(-width // 8) * 8)
+    room[:, :width] = mask
+    return room[:, :width]
 
 
 def flex_mod(layout: Layout, *, window: int | None, device: torch.device | str) -> Any:

@@ -6,7 +6,6 @@ are made for 512 tokens at a time, and their gradient is taken on the spot, wher
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from magdi_ray.errors import ConfigError
 
 CHUNK = 512
 """Tokens whose logits are held at once."""
@@ -37,8 +38,23 @@ class LogitShape(NamedTuple):
 PLAIN = LogitShape()
 
 
+UNKNOWN_SHAPES = ("logits_soft_cap", "output_logit_soft_cap", "lm_head_multiplier")
+"""Settings of models whose logits come from the hidden states in a way that is not written here."""
+
+OTHER_HEADS = ("hyperclovax", "modernbert-decoder")
+"""Models that mean something else by the same settings, or change the hidden states before their head."""
+
+
 def logit_shape(config: Any) -> LogitShape:
-    """The scaling and soft cap in a model's configuration."""
+    """The scaling and soft cap in a model's configuration.
+
+    Raises:
+        ConfigError: the model makes its logits in another way; its loss would be silently wrong.
+    """
+    found = [name for name in UNKNOWN_SHAPES if getattr(config, name, None) is not None]
+    if found or config.model_type in OTHER_HEADS:
+        why = f"its configuration has {', '.join(found)}" if found else "its head differs from that of other models"
+        raise ConfigError(f"A student of type {config.model_type!r} cannot be taught: {why}. Choose another architecture.")
     scale = 1.0
     if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
         scale *= factor
@@ -73,20 +89,7 @@ class TokenLoss(nn.Module):
         head = self.head
         if type(head) is not nn.Linear:
             return module_loss(head, self.shape, hidden_MH, targets_M, times_M)
-        fused = _fused_loss() if hidden_MH.is_cuda and len(targets_M) else None
-        if fused is not None and times_M is None and self.shape.scale == 1.0:
-            return fused(reduction="sum", softcap=self.shape.cap)(head.weight, hidden_MH, targets_M, head.bias)  # type: ignore[no-any-return]
         return linear_loss(hidden_MH, head.weight, head.bias, targets_M, times_M, self.shape)
-
-
-@functools.cache
-def _fused_loss() -> Any:
-    """Liger's fused linear cross-entropy, where it is installed."""
-    try:
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-    except ImportError:
-        return None
-    return LigerFusedLinearCrossEntropyLoss
 
 
 def linear_loss(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +13,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from magdi_ray.config.distil import LoraTuning
 from magdi_ray.distill import head as head_module
-from magdi_ray.distill.head import LogitShape, TokenLoss, linear_loss, module_loss
+from magdi_ray.distill.head import LogitShape, TokenLoss, linear_loss, logit_shape, module_loss
 from magdi_ray.distill.student import add_lora
+from magdi_ray.errors import ConfigError
 
 SHAPES = {"plain": LogitShape(), "scaled": LogitShape(0.3), "capped": LogitShape(1.0, 2.0), "both": LogitShape(0.7, 1.5)}
 
@@ -115,3 +119,9 @@ def test_an_adapter_on_the_head_is_trained() -> None:
 
 def test_the_borrowed_head_is_not_saved_twice() -> None:
     assert TokenLoss(tiny(tied=False)).state_dict() == {}
+
+
+@pytest.mark.parametrize("setting", [{"lm_head_multiplier": 2.0}, {"logits_soft_cap": 30.0}, {"model_type": "hyperclovax"}])
+def test_a_model_whose_logits_are_made_in_another_way_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="cannot be taught"):
+        logit_shape(SimpleNamespace(**{"model_type": "llama", **setting}))
