@@ -102,7 +102,7 @@ def wait_for_step(log: Path, step: int, process: subprocess.Popen[bytes]) -> Non
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         lines = log.read_text().splitlines() if log.exists() else []
-        if any(json.loads(line)["step"] >= step for line in lines if line.endswith("}")):
+        if any(json.loads(line).get("step", -1) >= step for line in lines if line.endswith("}")):
             return
         time.sleep(0.05)
     pytest.fail(f"training did not reach step {step}")
@@ -115,7 +115,7 @@ def end_family(pids: list[int]) -> None:
 
 
 def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(tmp_path: Path) -> None:
-    overrides = [*SMALL, "distil.train.max_steps=150", "evaluate.splits=[test]"]
+    overrides = [*SMALL, "distil.train.max_steps=80", "evaluate.splits=[test]"]
     arguments = ["run", "configs/tiny.yaml", "--out", str(tmp_path / "run"), *(part for o in overrides for part in ("--set", o))]
     run, first = Run(tmp_path / "run"), magdi(*arguments)
     wait_for_step(run.metrics, 30, first)
@@ -128,7 +128,7 @@ def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(t
     assert magdi(*arguments).wait(timeout=280) == 0
     assert run.require("debates") == debates
     assert run.require("student").facts["resumed_at_step"] >= 20
-    assert run.require("student").facts["steps"] == 150
+    assert run.require("student").facts["steps"] == 80
     assert {score.system for score in load_results(run)[0]} >= {"base", "level2", "vote"}
 
 
