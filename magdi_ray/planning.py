@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from magdi_ray.agents.budget import Spend
-from magdi_ray.agents.store import ReplyStore
 from magdi_ray.config import RunConfig
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.plan import Plan, plan_debates
+from magdi_ray.debate.view import spent_before
 from magdi_ray.errors import ConfigError
 from magdi_ray.preflight import check_run
 from magdi_ray.runs import Run
-from magdi_ray.stages import payer, replies_url
+from magdi_ray.stages import WASTE, payer, replies_url
 from magdi_ray.tasks.load import count_questions, iter_questions, load_task
 
 
@@ -36,8 +36,4 @@ def _paid(config: RunConfig, run: Run) -> Spend:
     url = replies_url(config, run)
     if "://" not in url and not Path(url).is_dir():
         return Spend()
-    store = ReplyStore(url)
-    try:
-        return sum(store.spent(payer(config, run)).values(), Spend())
-    finally:
-        store.close()
+    return sum(spent_before(url, payer(config, run), run.root / WASTE).values(), Spend())

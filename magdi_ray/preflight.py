@@ -30,7 +30,7 @@ BEFORE_LEARNING = ("questions", "debates", "graphs")
 def check_run(config: RunConfig, run: Run, *, until: str | None = None, keys: bool = True) -> None:
     """Check a configuration against what it points to, as far as the stages up to `until` need it (None: all).
 
-    `keys`: also that the providers' keys are at hand.
+    `keys`: also what only a run needs: the providers' keys at hand, and a reply store that can be written.
 
     Raises:
         ConfigError: with every problem found; one problem alone keeps its own class.
@@ -54,7 +54,8 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
-        checks.append(lambda: _check_store(config))
+        if keys:  # opening a store makes its directory, which only a run may do
+            checks.append(lambda: _check_store(config))
         checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.debate.agents]  # type: ignore[misc]
     for check in checks:
         try:

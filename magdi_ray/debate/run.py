@@ -19,13 +19,12 @@ from ray.exceptions import RayError
 from magdi_ray.agents.budget import Spend
 from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PoolSpec, deploy_engines, retire_engines, unique_app
-from magdi_ray.agents.store import ReplyStore
 from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books, audit, check_failures
 from magdi_ray.debate.operator import DebateOperator, DebateStage, Ledger
-from magdi_ray.debate.view import View, read_waste
+from magdi_ray.debate.view import View, spent_before
 from magdi_ray.errors import EngineError, MagdiError, RunError
 from magdi_ray.progress import Progress, polled
 
@@ -83,32 +82,24 @@ def run_debates(stage: DebateStage, *, source: Path, out: Path, log: Path) -> di
         raise EngineError(f"The debates were broken off: {root_cause(error)}. Run again: no reply is asked for twice.") from error
     finally:
         retire_engines(list(apps.values()))
-    final, state = audit(source, out, most_calls=stage.most_calls), _last_state(limiter)
-    final.reused = _reused(ledger)
+    final = audit(source, out, most_calls=stage.most_calls)
+    final.reused = _told(ledger.read.remote(), Books()).reused
+    # A limiter that died has failed its debates, which say so.
+    state = _told(limiter.read.remote(), {"providers": {}, "spend": {}, "stopped": False})
     _check_budget(stage, final, state)
     check_failures(final, config.max_failed_share)
     seconds = {"seconds_deploying": round(deployed - started, 1), "seconds_debating": round(time.monotonic() - deployed, 1)}
     return facts(final, state) | seconds
 
 
-def _last_state(limiter: Any) -> Mapping[str, Any]:
+def _told(answer: Any, otherwise: Any) -> Any:
+    """What an actor tells at the end, or something else where it is gone."""
     import ray
 
     try:
-        state: Mapping[str, Any] = ray.get(limiter.read.remote(), timeout=30)
-        return state
-    except RayError:  # it died: its debates failed, and say so
-        return {"providers": {}, "spend": {}, "stopped": False}
-
-
-def _reused(ledger: Any) -> int:
-    import ray
-
-    try:
-        books: Books = ray.get(ledger.read.remote(), timeout=30)
-        return books.reused
+        return ray.get(answer, timeout=30)
     except RayError:
-        return 0
+        return otherwise
 
 
 def facts(books: Books, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,18 +131,11 @@ def _provider_facts(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _limiter(stage: DebateStage) -> Any:
     engines = [agent.engine for agent in stage.debate.agents]
-    store = ReplyStore(stage.replies, run=stage.run)
-    try:
-        spent = store.spent(stage.run)
-        for agent, waste in read_waste(Path(stage.waste)).items():
-            spent[agent] = spent.get(agent, Spend()) + waste
-    finally:
-        store.close()
     return start_limiter(
         {engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)},
         budget_usd=stage.debate.budget_usd,
         budget_tokens=stage.debate.budget_tokens,
-        spent=spent,
+        spent=spent_before(stage.replies, stage.run, Path(stage.waste)),
     )
 
 

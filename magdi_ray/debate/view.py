@@ -12,6 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from magdi_ray.agents.budget import Spend
+from magdi_ray.agents.store import ReplyStore
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books
 from magdi_ray.debate.plan import Plan
@@ -68,6 +69,17 @@ def _duration(seconds: float) -> str:
 def read_waste(file: Path) -> dict[str, Spend]:
     """What failed calls of earlier attempts cost, by agent."""
     return {agent: Spend(**row) for agent, row in json.loads(file.read_text(encoding="utf-8")).items()} if file.is_file() else {}
+
+
+def spent_before(replies: str, run: str, waste: Path) -> dict[str, Spend]:
+    """What earlier attempts of a run spent, by agent: the replies it paid for, and the calls that brought none."""
+    store = ReplyStore(replies, run=run)
+    try:
+        spent = store.spent(run)
+    finally:
+        store.close()
+    wasted = read_waste(waste)
+    return {agent: spent.get(agent, Spend()) + wasted.get(agent, Spend()) for agent in sorted({*spent, *wasted})}
 
 
 def write_waste(file: Path, before: Mapping[str, Spend], since: Mapping[str, Spend]) -> None:

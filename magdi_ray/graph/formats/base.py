@@ -73,6 +73,18 @@ def read_json(path: Path, *, pairs: bool = False) -> Any:
         raise GraphError(f"{path}: JSON is required, found something else ({error}). Download the file again.") from error
 
 
+def read_array(path: Path) -> list[Any]:
+    """The records of a JSON array.
+
+    Raises:
+        GraphError: the file is missing, no JSON, or no array.
+    """
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise GraphError(f"{path}: a JSON array of records is required, found {type(records).__name__}.")
+    return records
+
+
 def read_lines(path: Path) -> list[tuple[str, Any]]:
     """A JSON lines file as (line, its content); the content of a line that is no JSON is None.
 

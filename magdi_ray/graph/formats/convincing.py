@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.debate.transcript import Debate
-from magdi_ray.errors import GraphError
 from magdi_ray.graph.formats.base import (
     Import,
     RecordError,
     ended_debate,
     imported_question,
     question_of,
-    read_json,
+    read_array,
     read_records,
 )
 from magdi_ray.graph.formats.round_table import read_output
@@ -45,9 +44,7 @@ def read(path: Path, task: Task) -> Import:
     Raises:
         GraphError: the file is missing, no JSON, or no array.
     """
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise GraphError(f"{path}: a JSON array of records is required, found {type(records).__name__}.")
+    records = read_array(path)
     named = [(question_of(record.get("train_sample")) if isinstance(record, dict) else "", record) for record in records]
     return read_records(named, partial(_debate, task, path.stem))
 

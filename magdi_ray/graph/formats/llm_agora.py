@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.debate.transcript import Ask, Debate, Turn
-from magdi_ray.errors import GraphError
 from magdi_ray.graph.formats.base import (
     Import,
     RecordError,
     ended_debate,
     imported_question,
     question_of,
-    read_json,
+    read_array,
     read_records,
     read_reply,
 )
@@ -45,9 +44,7 @@ def read(path: Path, task: Task) -> Import:
     Raises:
         GraphError: the file is missing, no JSON, or no array.
     """
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise GraphError(f"{path}: a JSON array of records is required, found {type(records).__name__}.")
+    records = read_array(path)
     return read_records([(question_of(record), record) for record in records], partial(_debate, task))
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.debate.transcript import Debate, Turn
-from magdi_ray.errors import GraphError
 from magdi_ray.graph.formats.base import (
     TOKENS_UNKNOWN,
     Import,
@@ -28,7 +27,7 @@ from magdi_ray.graph.formats.base import (
     ended_debate,
     imported_question,
     question_of,
-    read_json,
+    read_array,
     read_records,
 )
 from magdi_ray.tasks.base import Question, Task
@@ -40,9 +39,7 @@ def read_round_table(path: Path, task: Task, *, agents: tuple[str, ...]) -> Impo
     Raises:
         GraphError: the file is missing, no JSON, or no array.
     """
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise GraphError(f"{path}: a JSON array of records is required, found {type(records).__name__}.")
+    records = read_array(path)
     return read_records([(question_of(record), record) for record in records], partial(_debate, task, agents))
 
 
