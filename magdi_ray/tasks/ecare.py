@@ -16,37 +16,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from magdi_ray.tasks.base import Question, Split
-from magdi_ray.tasks.choices import answer_of, closed_reasoning, lettered, normal_letter, options_of, same_letter
+from magdi_ray.tasks.choices import lettered, normal_letter, options_of
+from magdi_ray.tasks.lettered import Lettered
 from magdi_ray.tasks.rows import named_question, row_text
-
-PROMPT = '{question}\n\nThink step by step. End your answer with the sentence "The answer is (X).", where X is A or B.'
 
 
 @dataclass(frozen=True, slots=True)
-class ECare:
+class ECare(Lettered):
     """The task: "A" or "B"."""
 
     name: str = "ecare"
-
-    def prompt(self, question: Question) -> str:
-        """The question with its options and how its answer is to be written."""
-        return PROMPT.format(question=question.text)
-
-    def extract(self, question: Question, reply: str) -> str | None:
-        """The letter of the option a reply answers with, by letter or by text (`magdi_ray.tasks.choices`)."""
-        return answer_of(question.text, reply)
-
-    def same(self, answer: str | None, gold: str | None) -> bool:
-        """Whether both are the same letter, "(b)" and "B" alike."""
-        return same_letter(answer, gold)
-
-    def state(self, answer: str) -> str:
-        """ "The answer is (A)."."""
-        return f"The answer is ({answer})."
-
-    def reasoning(self, reply: str) -> str:
-        """The reply without its closing statement; "" where it is nothing else."""
-        return closed_reasoning(reply)
+    letters: str = "A or B"
 
 
 def read_row(row: Mapping[str, Any], split: Split) -> Question:
