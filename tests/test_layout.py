@@ -31,9 +31,12 @@ PURE = (
     *("config", "runs.py", "tasks", "graph", "tiny"),
     *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "templates", "vote", "decide", "store")),
     *(f"agents/{name}.py" for name in ("base", "failures", "estimate", "pacing", "budget", "admission", "metered")),
-    *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "recorded")),
-    *(f"debate/{name}.py" for name in ("hold", "books", "plan", "view")),
-    *(f"debate/{name}.py" for name in ("reconcile", "society", "single", "self_consistency", "critique", "convincing")),
+    *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "wire", "recorded")),
+    *(f"debate/{name}.py" for name in ("hold", "books", "plan", "view", "convincing")),
+    *(
+        f"debate/{name}.py"
+        for name in ("discussion", "reconcile", "society", "single", "self_consistency", "critique", "convincing")
+    ),
     *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "plan", "batch", "objectives")),
     *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics")),

@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from magdi_ray.agents.base import Reply
 from magdi_ray.config.protocols import CONFIDENCE, Decision
 from magdi_ray.debate.convincing import Sample
-from magdi_ray.debate.decide import JUDGE, debaters, judge_ask, longest, settle
-from magdi_ray.debate.reading import read_round
+from magdi_ray.debate.decide import JUDGE, debaters
+from magdi_ray.debate.discussion import Discussion
 from magdi_ray.debate.templates import Templates, View, user_message, views
 from magdi_ray.debate.transcript import Ask, Debate
-from magdi_ray.tasks.base import Question, Task, group_same
+from magdi_ray.tasks.base import Task, group_same
 
 INITIAL = """\
 {{ prompt }}
@@ -86,7 +85,7 @@ class Convincing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reconcile:
+class Reconcile(Discussion):
     """The protocol, for one task. `rounds` counts the discussion rounds after the initial one."""
 
     task: Task
@@ -97,25 +96,8 @@ class Reconcile:
     """Agent -> what convinced it, as many as are to be shown."""
     name: str = "reconcile"
 
-    def start(self, question: Question, agents: Sequence[str]) -> Debate:
-        """A debate in which nobody has spoken yet."""
-        return Debate(question=question, agents=tuple(agents), protocol=self.name)
-
-    def most_calls(self, agents: int) -> int:
-        """Every debater in every round, and the judge once."""
-        return longest(agents, self.rounds + 1, self.decision)
-
-    def next_asks(self, debate: Debate) -> tuple[Ask, ...]:
-        """What to ask everyone in the coming round, or the judge after the last; empty when the debate has ended."""
-        if debate.stopped != "running":
-            return ()
-        if debate.rounds > self.rounds:
-            return (judge_ask(self.task, self.decision, debate, self.prompts.judge),)
-        return tuple(self._ask(debate, agent) for agent in debaters(debate.agents, self.decision))
-
-    def advance(self, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
-        """The debate after one more round."""
-        return settle(self.task, self.decision, read_round(self.task, debate, asks, replies), rounds=self.rounds + 1)
+    def _judge_template(self) -> str:
+        return self.prompts.judge
 
     def _ask(self, debate: Debate, agent: str) -> Ask:
         round_ = debate.rounds

@@ -14,16 +14,15 @@ refuse empty messages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from magdi_ray.agents.base import Message, Reply
+from magdi_ray.agents.base import Message
 from magdi_ray.config.protocols import MAJORITY, Decision
-from magdi_ray.debate.decide import JUDGE, debaters, judge_ask, longest, settle
-from magdi_ray.debate.reading import read_round
+from magdi_ray.debate.decide import JUDGE, debaters
+from magdi_ray.debate.discussion import Discussion
 from magdi_ray.debate.templates import Templates, user_message, views
 from magdi_ray.debate.transcript import Ask, Debate
-from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.base import Task
 
 INITIAL = """\
 {{ prompt }}
@@ -59,7 +58,7 @@ class Prompts(Templates):
 
 
 @dataclass(frozen=True, slots=True)
-class Society:
+class Society(Discussion):
     """The protocol, for one task. `rounds` counts the discussion rounds after the initial one."""
 
     task: Task
@@ -68,25 +67,8 @@ class Society:
     decision: Decision = MAJORITY
     name: str = "society"
 
-    def start(self, question: Question, agents: Sequence[str]) -> Debate:
-        """A debate in which nobody has spoken yet."""
-        return Debate(question=question, agents=tuple(agents), protocol=self.name)
-
-    def most_calls(self, agents: int) -> int:
-        """Every debater in every round, and the judge once."""
-        return longest(agents, self.rounds + 1, self.decision)
-
-    def next_asks(self, debate: Debate) -> tuple[Ask, ...]:
-        """What to ask everyone in the coming round, or the judge after the last; empty when the debate has ended."""
-        if debate.stopped != "running":
-            return ()
-        if debate.rounds > self.rounds:
-            return (judge_ask(self.task, self.decision, debate, self.prompts.judge),)
-        return tuple(self._ask(debate, agent) for agent in debaters(debate.agents, self.decision))
-
-    def advance(self, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
-        """The debate after one more round."""
-        return settle(self.task, self.decision, read_round(self.task, debate, asks, replies), rounds=self.rounds + 1)
+    def _judge_template(self) -> str:
+        return self.prompts.judge
 
     def _ask(self, debate: Debate, agent: str) -> Ask:
         chat: list[Message] = []
