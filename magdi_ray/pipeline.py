@@ -63,7 +63,14 @@ def plan(config: RunConfig) -> list[Stage]:
     weights = file_hash(resolve_model(student.model)) if isinstance(student.model, str) else None
     students: list[str] = []
     for recipe in recipes(config.distil):
-        shaped = {"student": student, "weights": weights, "train": config.distil.train, "recipe": recipe, "seed": config.seed}
+        shaped = {
+            "student": student,
+            "weights": weights,
+            "train": config.distil.train,
+            "dev": config.distil.dev,
+            "recipe": recipe,
+            "seed": config.seed,
+        }
         students.append(stages.student_stage(config, recipe))
         make = partial(stages.make_student, recipe=recipe)
         result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True, beside=True))

@@ -161,15 +161,16 @@ def _check_workers(config: RunConfig) -> None:
         return  # a cluster may grow; Ray waits for what it lacks and says so
     cpus, gpus = machine()
     scaling = config.distil.scaling
-    wanted = scaling.num_workers * scaling.num_cpus
+    workers = scaling.workers[0]
+    wanted = workers * scaling.num_cpus
     if wanted > cpus:
         raise ConfigError(
-            f"distil.scaling wants {scaling.num_workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, "
+            f"distil.scaling wants {workers} workers x {scaling.num_cpus:g} CPUs = {wanted:g} CPUs, "
             f"but there are {cpus}. Lower num_workers or num_cpus, or point RAY_ADDRESS to a larger cluster."
         )
-    if scaling.use_gpu and scaling.num_workers > gpus:
+    if scaling.use_gpu and workers > gpus:
         raise ConfigError(
-            f"distil.scaling wants {scaling.num_workers} workers with a GPU each, but there are {gpus} GPUs. "
+            f"distil.scaling wants {workers} workers with a GPU each, but there are {gpus} GPUs. "
             "Lower num_workers, or set use_gpu: false."
         )
     _check_pool("evaluate wants", [(config.evaluate.num_cpus, config.evaluate.num_gpus)], cpus, gpus)

@@ -232,13 +232,14 @@ def student_stage(config: RunConfig, recipe: RecipeConfig) -> str:
 
 def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> Facts:
     """Distil one student on Ray Train."""
-    from magdi_ray.distill.loop import Job
+    from magdi_ray.distill.job import Job
     from magdi_ray.distill.train import distill
 
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
     inputs["student"] = file_hash(base_model(config, run))
     job = Job(
         graphs=str(run.path("graphs")),
+        tokens=str(run.root / "tokens"),
         output=str(directory),
         log=str(run.metrics),
         tensorboard=str(run.root / "tensorboard" / recipe.name),
@@ -247,7 +248,11 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
         model=base_model(config, run),
         recipe=recipe,
         train=config.distil.train,
+        dev=config.distil.dev,
         deepspeed=config.distil.deepspeed,
+        checkpoints=config.distil.checkpoints,
+        track=config.distil.track,
+        run=f"{config.name}-{run.identity}",
         seed=derive_seed(config.seed, "distil"),
         inputs=inputs,
     )

@@ -35,7 +35,7 @@ SMALL = (
     "distil.ablations=[]",
     "distil.train.max_steps=20",
 )
-SMALL += ("distil.scaling={num_workers: 1}", "distil.train.checkpoint_every_steps=5")
+SMALL += ("distil.scaling={num_workers: 1}", "distil.checkpoints.every_steps=5")
 
 
 @pytest.fixture(scope="module")

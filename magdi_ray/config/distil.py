@@ -1,4 +1,4 @@
-"""The configuration of distillation: the student, the recipe, the optimiser, the engine, the workers."""
+"""The configuration of distillation: the student, the optimiser, the engine, the workers, what is measured and kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.config.base import Section, operational
+from magdi_ray.config.recipes import RecipeChoice, RecipeConfig, resolve_recipe
 
 
 class ScratchModel(Section):
@@ -48,12 +49,25 @@ class LoraTuning(Section):
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
 
 
+class QloraTuning(Section):
+    """Low-rank adapters over base weights held in 4 bits (bitsandbytes). A knob of LoRA means the same here."""
+
+    type: Literal["qlora"]
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.05, ge=0.0, lt=1.0)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    double_quant: bool = True
+    """Also quantise the scales of the quantised weights: 0.4 bits less a weight."""
+
+
 class StudentConfig(Section):
     """The model that learns; alone it is the product."""
 
     model: str | ScratchModel
     """A Hugging Face directory or hub name, `pkg://package/path`, or the shape of a model to be made from scratch."""
-    tuning: Annotated[FullTuning | LoraTuning, Field(discriminator="type")] = LoraTuning(type="lora")
+    tuning: Annotated[FullTuning | LoraTuning | QloraTuning, Field(discriminator="type")] = LoraTuning(type="lora")
     max_length: int = Field(2048, ge=8)
     """Tokens of prompt and reply; a longer node is left out and counted."""
     packing: Literal["auto", "segments", "flex", "padded"] = operational("auto")
@@ -62,87 +76,6 @@ class StudentConfig(Section):
     segments, flex: the question once for all its replies, by attention over segments or by FlexAttention (GPU only).
     padded: one padded row a reply, at several times the cost. auto: segments, or padded where the student's architecture cannot
     be packed. flex has not been run on a GPU yet."""
-
-
-class NextToken(Section):
-    """Mean token cross-entropy over the correct nodes' replies (method.md 3.1)."""
-
-    name: Literal["next_token"]
-    weight: float = Field(1.0, ge=0.0)
-    loss_on_prompt: bool = False
-    """Also learn the prompt's tokens, as the released MAGDi code does."""
-
-
-class Contrast(Section):
-    """Margin loss over every pair of a correct and an incorrect node of one graph (method.md 3.2)."""
-
-    name: Literal["contrast"]
-    weight: float = Field(0.1, ge=0.0)
-    margin: float = Field(1.0, gt=0.0)
-    hidden: int = Field(512, ge=1)
-    """Width of the scorer's hidden layer."""
-
-
-class Interaction(Section):
-    """A graph network predicts every node's label from the node embeddings (method.md 3.3)."""
-
-    name: Literal["interaction"]
-    weight: float = Field(1.0, ge=0.0)
-    embeddings: Literal["live", "frozen"] = "live"
-    """live: the gradient reaches the student. frozen: embeddings of the untrained student, computed once."""
-    hidden: int = Field(512, ge=1)
-    dropout: float = Field(0.5, ge=0.0, lt=1.0)
-
-
-Objective = Annotated[NextToken | Contrast | Interaction, Field(discriminator="name")]
-
-
-class NodeSelection(Section):
-    """Which replies are learned from."""
-
-    agents: Literal["all", "best"] | tuple[str, ...] = "all"
-    """`best`: the one agent with the most correct round-0 replies on the training questions."""
-    rounds: Literal["all"] | tuple[int, ...] = "all"
-    roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
-    """What a critic or a judge writes is about others' replies, which the student never sees."""
-
-
-class RecipeConfig(Section):
-    """What is learned from a graph: which nodes, under which weighted objectives."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
-    nodes: NodeSelection = NodeSelection()
-    objectives: tuple[Objective, ...] = Field(min_length=1)
-
-    @field_validator("objectives")
-    @classmethod
-    def _once_each(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
-        names = [objective.name for objective in value]
-        if len(set(names)) < len(names):
-            raise ValueError(f"an objective may appear once, found {names}")
-        if all(objective.weight == 0 for objective in value):
-            raise ValueError("at least one objective needs a weight above 0")
-        return value
-
-
-_NEXT = NextToken(name="next_token")
-_CONTRAST = Contrast(name="contrast")
-_INTERACTION = Interaction(name="interaction")
-
-LEVELS: dict[str, RecipeConfig] = {
-    "level1": RecipeConfig(name="level1", nodes=NodeSelection(agents="best", rounds=(0,)), objectives=(_NEXT,)),
-    "level2": RecipeConfig(name="level2", objectives=(_NEXT,)),
-    "level3": RecipeConfig(name="level3", objectives=(_NEXT, _CONTRAST)),
-    "level4": RecipeConfig(name="level4", objectives=(_NEXT, _INTERACTION, _CONTRAST)),
-}
-"""The paper's ablation (method.md section 3): one teacher, several teachers, + contrast, + interaction (MAGDi itself)."""
-
-RecipeChoice = Literal["level1", "level2", "level3", "level4"] | RecipeConfig
-
-
-def resolve_recipe(choice: RecipeChoice) -> RecipeConfig:
-    """A recipe, given by name or written out."""
-    return LEVELS[choice] if isinstance(choice, str) else choice
 
 
 class TrainConfig(Section):
@@ -156,6 +89,8 @@ class TrainConfig(Section):
     """Tokens one worker forwards at a time, at most (a single graph may exceed it): a packed graph's prompt counts once, a padded
     one's for every node, padding included. None: the worker's whole share."""
     learning_rate: float = Field(5e-6, gt=0.0)
+    heads_learning_rate: float | None = Field(None, gt=0.0)
+    """Of the scorer and the graph network, which start from nothing; None: `learning_rate`. Both follow the same schedule."""
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_ratio: float = Field(0.0, ge=0.0, le=1.0)
     """The schedule ends at this share of the learning rate."""
@@ -166,8 +101,6 @@ class TrainConfig(Section):
     bf16: bool = False
     """Weights and activations in bfloat16, with float32 master weights in DeepSpeed's optimizer; else all in float32."""
     gradient_checkpointing: bool = operational(False)
-    checkpoint_every_steps: int | None = operational(None, ge=1)
-    """None: no checkpoint before the end; an interrupted training then starts again."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
@@ -181,23 +114,105 @@ class DeepSpeedConfig(Section):
 
     zero_stage: Literal[0, 1, 2, 3] = 0
     offload_optimizer: Literal["none", "cpu"] = "none"
+    offload_param: Literal["none", "cpu"] = "none"
+    """Keep weights in host memory between their uses; ZeRO-3 only."""
 
     @model_validator(mode="after")
     def _offload_needs_partition(self) -> DeepSpeedConfig:
         if self.offload_optimizer != "none" and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if self.offload_param != "none" and self.zero_stage != 3:
+            raise ValueError("offload_param needs zero_stage 3")
         return self
 
 
 class ScalingConfig(Section):
     """Ray Train's workers."""
 
-    num_workers: int = Field(1, ge=1)
+    num_workers: int | tuple[int, int] = 1
+    """One number, or [min, max]: training starts with what the cluster has and Ray changes it as machines come and go."""
     use_gpu: bool = False
     num_cpus: float = Field(1.0, gt=0)
     """CPUs a worker reserves."""
-    max_failures: int = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0)
     """So many worker failures are recovered from, from the last checkpoint, before training fails."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _some(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if not 1 <= low <= high:
+            raise ValueError("must be at least 1, or [min, max] with 1 <= min <= max")
+        return value
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+
+
+class CheckpointConfig(Section):
+    """Where an unfinished training can be taken up again. One that ends is not kept twice: its student is the result."""
+
+    every_steps: int | None = operational(None, ge=1)
+    every_minutes: float | None = operational(10.0, gt=0)
+    """Whichever of the two comes first; None for both: an interrupted training starts again."""
+    keep: int = operational(2, ge=1)
+    """So many of the newest stay on storage."""
+    storage: str | None = operational(None)
+    """Directory all machines share, or URL (s3://..., gs://..., any fsspec file system); None is `training/` of the run."""
+
+
+class DevConfig(Section):
+    """What is measured on the way, on questions that are not learned from."""
+
+    every_steps: int = Field(100, ge=1)
+    """Also measured once before the first step and once after the last."""
+    graphs: int = Field(0, ge=0)
+    """So many training graphs are held out for it, by the hash of their question. 0: the graphs of the run's dev questions."""
+    accuracy_questions: int = Field(100, ge=0)
+    """The student also answers so many of them, greedily; 0: only the loss is measured."""
+    max_tokens: int = Field(256, ge=1)
+    """Of one answer."""
+    patience: int | None = Field(None, ge=1)
+    """Training stops early after so many measurements in a row without a new lowest dev loss; None: never."""
+    student: Literal["last", "best"] = "last"
+    """Which weights are the result: those after the last step, or those with the lowest dev loss."""
+
+
+class WandbConfig(Section):
+    """Weights & Biases (`pip install "magdi-ray[wandb]"`); its key is read from the environment."""
+
+    project: str = operational("magdi-ray")
+    entity: str | None = operational(None)
+    mode: Literal["online", "offline"] = operational("online")
+
+
+class MlflowConfig(Section):
+    """MLflow (`pip install "magdi-ray[mlflow]"`)."""
+
+    tracking_uri: str | None = operational(None)
+    """None: the environment's MLFLOW_TRACKING_URI."""
+    experiment: str = operational("magdi-ray")
+
+
+class TrackConfig(Section):
+    """Where the figures of each step go, besides `metrics.jsonl` and TensorBoard."""
+
+    wandb: WandbConfig | None = operational(None)
+    mlflow: MlflowConfig | None = operational(None)
+
+
+class DistilEstimateConfig(Section):
+    """What `magdi plan` assumes of distillation where nothing can be measured."""
+
+    correct_share: float = operational(0.6, ge=0.0, le=1.0)
+    """Of the replies that would carry a correct label."""
+    utilisation: float = operational(0.4, gt=0.0, le=1.0)
+    """Share of a GPU's arithmetic that is put to use."""
+    gpu_tflops: float = operational(989.0, gt=0)
+    """Dense bfloat16 TFLOP/s of one GPU; an H100 or H200 has 989, an A100 312."""
+    gpu_memory_gib: float = operational(80.0, gt=0)
 
 
 class DistilConfig(Section):
@@ -208,6 +223,11 @@ class DistilConfig(Section):
     ablations: tuple[RecipeChoice, ...] = ()
     """Recipes trained beside the product, each from the same base student; they are evaluated, never served by default."""
     train: TrainConfig
+    dev: DevConfig | None = None
+    """None: nothing is held out and nothing measured on the way."""
+    checkpoints: CheckpointConfig = operational(CheckpointConfig())
+    track: TrackConfig = operational(TrackConfig())
+    estimate: DistilEstimateConfig = operational(DistilEstimateConfig())
     parallel: int = operational(1, ge=1)
     """Recipes trained at the same time, at most; each has its own workers."""
     deepspeed: DeepSpeedConfig = operational(DeepSpeedConfig())

@@ -18,11 +18,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import derive_seed
-from magdi_ray.config.base import Section
-from magdi_ray.config.distil import DeepSpeedConfig, NextToken, RecipeConfig, StudentConfig, TrainConfig
-from magdi_ray.config.sections import TaskConfig
+from magdi_ray.config.recipes import NextToken, RecipeConfig
 from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
+from magdi_ray.distill.job import Job
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.plan import GraphSize, Step, measure, plan_steps, share
 from magdi_ray.distill.student import DistillModel, decoder_of, export_student, load_student, load_tokenizer
@@ -30,28 +29,6 @@ from magdi_ray.distill.tokens import TokenisedGraphs, tokenise
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
 from magdi_ray.graph.store import read_mags
 from magdi_ray.tasks.load import load_task
-
-
-class Job(Section):
-    """Everything a training worker is told, as plain data."""
-
-    graphs: str
-    """Directory of MAG parquet files; those of the train split are learned from."""
-    output: str
-    """Directory the finished student is written to."""
-    log: str
-    """File of one JSON line a step."""
-    tensorboard: str
-    task: TaskConfig
-    student: StudentConfig
-    model: str
-    """Where the student's weights are (a student made from scratch has been written to disk by now)."""
-    recipe: RecipeConfig
-    train: TrainConfig
-    deepspeed: DeepSpeedConfig
-    seed: int
-    inputs: dict[str, str]
-    """Content hashes of what is read, so that a checkpoint is never continued on other graphs or other weights."""
 
 
 class Checkpoints(Protocol):
@@ -126,7 +103,7 @@ def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
         losses.append(metrics["loss"])
         if log is not None:
             log.write(number, metrics)
-        every = job.train.checkpoint_every_steps
+        every = job.checkpoints.every_steps
         if every is not None and (number + 1) % every == 0 and number + 1 < len(data.steps):
             checkpoints.save(engine, number + 1)
     state = gathered_state(engine, rank=rank)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magdi_ray.config.distil import Contrast, Interaction, NextToken
+from magdi_ray.config.recipes import Contrast, Interaction, NextToken
 from magdi_ray.distill.batch import Counts, GraphBatch
 
 

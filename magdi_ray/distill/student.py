@@ -15,7 +15,8 @@ from torch_geometric.nn import GCNConv
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config.distil import Contrast, Interaction, LoraTuning, RecipeConfig, StudentConfig, TrainConfig
+from magdi_ray.config.distil import LoraTuning, StudentConfig, TrainConfig
+from magdi_ray.config.recipes import Contrast, Interaction, RecipeConfig
 from magdi_ray.distill.attention import NAMES, unused_mask
 from magdi_ray.distill.batch import GraphBatch
 from magdi_ray.distill.head import TokenLoss

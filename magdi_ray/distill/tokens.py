@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.config.distil import Contrast, Interaction, NodeSelection, RecipeConfig
+from magdi_ray.config.recipes import Contrast, Interaction, NodeSelection, RecipeConfig
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.text import student_reply
 from magdi_ray.tasks.base import Task

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.cluster import root_cause
-from magdi_ray.config.base import content_hash
 from magdi_ray.config.distil import ScalingConfig
-from magdi_ray.distill.loop import Job, run_training
+from magdi_ray.distill.job import Job
+from magdi_ray.distill.loop import run_training
 from magdi_ray.errors import EngineError
 
 STEP_FILE = "step.txt"
@@ -78,8 +78,7 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     from ray.train import ScalingConfig as RayScalingConfig
     from ray.train.torch import TorchTrainer
 
-    shape = f"w{scaling.num_workers}z{job.deepspeed.zero_stage}"
-    name = f"{job.recipe.name}-{content_hash(job)[:12]}-{shape}"
+    name = f"{job.recipe.name}-{job.identity[:12]}-w{scaling.workers[1]}z{job.deepspeed.zero_stage}"
     storage.mkdir(parents=True, exist_ok=True)
     facts = storage / f"{name}.facts.json"
     facts.unlink(missing_ok=True)
@@ -94,7 +93,7 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
             name=name,
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoints.keep),
             worker_runtime_env={"env_vars": environment},
         ),
     )

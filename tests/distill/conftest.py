@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from magdi_ray.config.distil import ScratchModel, resolve_recipe
+from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.distill.scratch import make_student
 from magdi_ray.distill.student import DistillModel, load_tokenizer

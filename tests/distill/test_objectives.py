@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from magdi_ray.config.distil import Contrast, Interaction, NextToken, resolve_recipe
+from magdi_ray.config.recipes import Contrast, Interaction, NextToken, resolve_recipe
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
 from magdi_ray.distill.objectives import contrast, interaction, next_token, pool, weighted_sum
 from magdi_ray.distill.student import DistillModel

@@ -25,7 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from magdi_ray.config.distil import LoraTuning, resolve_recipe
+from magdi_ray.config.distil import LoraTuning
+from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.distill.attention import flex_mod, obstacle, prepare_attention, unused_mask
 from magdi_ray.distill.batch import GraphBatch, collate
 from magdi_ray.distill.packing import Layout, Span, lay_out, positions

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from magdi_ray.config.distil import LoraTuning, StudentConfig, resolve_recipe
+from magdi_ray.config.distil import LoraTuning, StudentConfig
+from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.distill.batch import collate
 from magdi_ray.distill.student import HEADS, DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.config.distil import NodeSelection, resolve_recipe
+from magdi_ray.config.recipes import NodeSelection, resolve_recipe
 from magdi_ray.distill.tokens import best_agent, select_nodes, tokenise
 from magdi_ray.graph.text import drop_agreement, student_reply
 from magdi_ray.tasks.gsm8k import Gsm8k

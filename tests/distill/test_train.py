@@ -12,19 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from magdi_ray.config.distil import (
-    DeepSpeedConfig,
-    Interaction,
-    LoraTuning,
-    NextToken,
-    RecipeConfig,
-    ScalingConfig,
-    StudentConfig,
-    TrainConfig,
-    resolve_recipe,
-)
+from magdi_ray.config.distil import CheckpointConfig, DeepSpeedConfig, LoraTuning, ScalingConfig, StudentConfig, TrainConfig
+from magdi_ray.config.recipes import Interaction, NextToken, RecipeConfig, resolve_recipe
 from magdi_ray.config.sections import FileTask
-from magdi_ray.distill.loop import Job
+from magdi_ray.distill.job import Job
 from magdi_ray.distill.train import distill
 from magdi_ray.errors import EngineError
 from magdi_ray.graph.store import write_mags
@@ -61,6 +52,7 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
         tuning = {"tuning": LoraTuning(type="lora", r=4, dropout=0.0)} if lora else {"tuning": {"type": "full"}}
         job = Job(
             graphs=str(root / "graphs.parquet"),
+            tokens=str(directory / "tokens"),
             output=str(directory / "student"),
             log=str(directory / "log.jsonl"),
             tensorboard=str(directory / "tensorboard"),
@@ -74,9 +66,9 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
                 tokens_per_micro_batch=2000,
                 learning_rate=3e-3,
                 warmup_steps=2,
-                checkpoint_every_steps=every,
             ),
             deepspeed=DeepSpeedConfig(zero_stage=zero),
+            checkpoints=CheckpointConfig(every_steps=every),
             seed=5,
             inputs={},
         )
@@ -145,6 +137,7 @@ def test_a_worker_that_fails_is_reported_in_its_own_words(bench: Workbench, ray_
     write_mags(tmp_path / "graphs.parquet", [make_mag(1, ("5", "6", "7"))])
     job = Job(
         graphs=str(tmp_path / "graphs.parquet"),
+        tokens=str(tmp_path / "tokens"),
         output=str(tmp_path / "student"),
         log=str(tmp_path / "log.jsonl"),
         tensorboard=str(tmp_path / "tensorboard"),

@@ -15,7 +15,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from magdi_ray.config.distil import DeepSpeedConfig, Interaction, LoraTuning, RecipeConfig, TrainConfig, resolve_recipe
+from magdi_ray.config.distil import DeepSpeedConfig, LoraTuning, TrainConfig
+from magdi_ray.config.recipes import Interaction, RecipeConfig, resolve_recipe
 from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts, collate
 from magdi_ray.distill.objectives import weighted_sum

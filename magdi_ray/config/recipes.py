@@ -1,0 +1,153 @@
+"""A recipe: what is learned from a graph. The nodes, their labels, and the weighted objectives."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from magdi_ray.config.base import Section
+
+
+class WeightSchedule(Section):
+    """How an objective's weight moves while the student is trained."""
+
+    type: Literal["constant", "warmup", "cosine"] = "constant"
+    """constant: always `weight`. warmup: rises in a straight line from `ratio x weight` to `weight`, and stays there.
+    cosine: falls (with a ratio above 1: rises) along half a cosine from `weight` to `ratio x weight`, and stays there."""
+    steps: int | None = Field(None, ge=1)
+    """Steps the way takes; None: the whole training."""
+    ratio: float = Field(0.0, ge=0.0)
+
+
+class NextToken(Section):
+    """Mean token cross-entropy over the correct nodes' replies (method.md 3.1)."""
+
+    name: Literal["next_token"]
+    weight: float = Field(1.0, ge=0.0)
+    loss_on_prompt: bool = False
+    """Also learn the prompt's tokens, as the released MAGDi code does."""
+    schedule: WeightSchedule = WeightSchedule()
+
+
+class Contrast(Section):
+    """Margin loss over every pair of a correct and an incorrect node of one graph (method.md 3.2)."""
+
+    name: Literal["contrast"]
+    weight: float = Field(0.1, ge=0.0)
+    margin: float = Field(1.0, gt=0.0)
+    hidden: int = Field(512, ge=1)
+    """Width of the scorer's hidden layer."""
+    schedule: WeightSchedule = WeightSchedule()
+
+
+class Interaction(Section):
+    """A graph network predicts every node's label from the node embeddings (method.md 3.3)."""
+
+    name: Literal["interaction"]
+    weight: float = Field(1.0, ge=0.0)
+    embeddings: Literal["live", "frozen"] = "live"
+    """live: the gradient reaches the student. frozen: embeddings of the untrained student, computed once."""
+    hidden: int = Field(512, ge=1)
+    dropout: float = Field(0.5, ge=0.0, lt=1.0)
+    schedule: WeightSchedule = WeightSchedule()
+
+
+class Preference(Section):
+    """Direct preference optimisation (arXiv 2305.18290, equation 7) over the pairs that `contrast` is taken over.
+
+    The reference is the untrained student; its log-probabilities are computed once, before training.
+    """
+
+    name: Literal["preference"]
+    weight: float = Field(1.0, ge=0.0)
+    beta: float = Field(0.1, gt=0.0)
+    """How strongly a student is held to the reference."""
+    schedule: WeightSchedule = WeightSchedule()
+
+
+Objective = Annotated[NextToken | Contrast | Interaction | Preference, Field(discriminator="name")]
+
+
+class LabelConfig(Section):
+    """What makes a node correct for a recipe."""
+
+    source: Literal["graph", "gold", "vote", "judge"] = "graph"
+    """graph: the labels the graphs carry (`graph.labels`). gold: the question's gold answer. vote: the debate's own answer.
+    judge: the answer of the debate's judge, or what all agreed on where no judge was needed. Debates without the one
+    named are left out, counted."""
+    min_agreement: float = Field(0.0, ge=0.0, le=1.0)
+    """Debates whose agents agreed less than this on the debate's answer are left out, counted."""
+
+
+class NodeSelection(Section):
+    """Which replies are learned from."""
+
+    texts: Literal["replies", "gold_solutions"] = "replies"
+    """gold_solutions: in place of the replies, the worked solution published with each question, as one correct node; questions
+    without one are left out, counted. The other fields then mean nothing and must keep their defaults."""
+    correct: Literal["both", "correct", "incorrect"] = "both"
+    """By label. Objectives that compare need both."""
+    agents: Literal["all", "best"] | tuple[str, ...] = "all"
+    """`best`: the one agent with the most correct round-0 replies on the training questions."""
+    rounds: Literal["all"] | tuple[int, ...] = "all"
+    roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
+    """What a critic or a judge writes is about others' replies, which the student never sees."""
+
+
+class RecipeConfig(Section):
+    """What is learned from a graph: which nodes, under which weighted objectives."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    nodes: NodeSelection = NodeSelection()
+    labels: LabelConfig = LabelConfig()
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+
+    @field_validator("objectives")
+    @classmethod
+    def _once_each(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+        names = [objective.name for objective in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"an objective may appear once, found {names}")
+        if all(objective.weight == 0 for objective in value):
+            raise ValueError("at least one objective needs a weight above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _nodes_fit_the_objectives(self) -> RecipeConfig:
+        names = {objective.name for objective in self.objectives if objective.weight > 0}
+        comparing = sorted(names & {"contrast", "preference", "interaction"})
+        if self.nodes.texts == "gold_solutions":
+            if self.nodes != NodeSelection(texts="gold_solutions"):
+                raise ValueError("nodes.texts: gold_solutions takes no other selection: there is one solution a question")
+            if comparing:
+                raise ValueError(f"{comparing} compare replies, but nodes.texts: gold_solutions leaves one node a question")
+        if self.nodes.correct != "both" and names & {"contrast", "preference"}:
+            raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
+        if self.nodes.correct == "incorrect" and "next_token" in names:
+            raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
+        return self
+
+
+_NEXT = NextToken(name="next_token")
+_CONTRAST = Contrast(name="contrast")
+_INTERACTION = Interaction(name="interaction")
+_PREFERENCE = Preference(name="preference")
+
+RECIPES: dict[str, RecipeConfig] = {
+    "level1": RecipeConfig(name="level1", nodes=NodeSelection(agents="best", rounds=(0,)), objectives=(_NEXT,)),
+    "level2": RecipeConfig(name="level2", objectives=(_NEXT,)),
+    "level3": RecipeConfig(name="level3", objectives=(_NEXT, _CONTRAST)),
+    "level4": RecipeConfig(name="level4", objectives=(_NEXT, _INTERACTION, _CONTRAST)),
+    "sft_gold": RecipeConfig(name="sft_gold", nodes=NodeSelection(texts="gold_solutions"), objectives=(_NEXT,)),
+    "dpo": RecipeConfig(name="dpo", objectives=(_PREFERENCE,)),
+}
+"""The paper's ablation (method.md section 3): one teacher, several teachers, + contrast, + interaction (MAGDi itself). Beside it
+two baselines: fine-tuning on the published solutions, and preference optimisation on the pairs of level 3."""
+
+RecipeChoice = Literal["level1", "level2", "level3", "level4", "sft_gold", "dpo"] | RecipeConfig
+
+
+def resolve_recipe(choice: RecipeChoice) -> RecipeConfig:
+    """A recipe, given by name or written out."""
+    return RECIPES[choice] if isinstance(choice, str) else choice
