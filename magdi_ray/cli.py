@@ -13,6 +13,7 @@ from rich.console import Console
 
 from magdi_ray import __version__
 from magdi_ray.config import RunConfig, config_schema, dump_config, load_config
+from magdi_ray.distill.export import Dtype
 from magdi_ray.errors import GraphError, MagdiError
 from magdi_ray.runs import CONFIG, Resume, Run
 
@@ -100,26 +101,33 @@ def plan(
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
 ) -> None:
-    """Estimate calls, tokens, money and time of a run's debates. Sends nothing, writes nothing.
+    """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, GPU memory and hours of its distillation.
+
+    Sends nothing, writes nothing, needs neither keys nor GPUs.
 
     Example: magdi plan configs/gsm8k-api.yaml --set debate.protocol.rounds=2
     """
     from magdi_ray.debate.view import plan_remarks, plan_table
-    from magdi_ray.planning import plan_run
+    from magdi_ray.distill.prospect import as_json as distil_json
+    from magdi_ray.distill.prospect import memory_table, recipe_table
+    from magdi_ray.planning import debate_figures, plan_run
 
     loaded, directory = _open(config, out_, set_)
-    made, paid = plan_run(loaded, directory)
+    made = plan_run(loaded, directory)
     if as_json:
-        total = made.total
-        figures: dict[str, Any] = {"calls": made.calls, "tokens_in": total.tokens_in, "tokens_out": total.tokens_out}
-        figures["paid_usd"] = round(paid.usd, 4)
-        usd = None if made.unpriced else round(total.usd, 4)
-        print(json.dumps(figures | {"usd": usd, "hours": round(made.seconds / 3600, 4)}))
+        figures: dict[str, Any] = debate_figures(made.debate, made.paid) if made.debate else {}
+        print(json.dumps(figures | {"distil": distil_json(made.distil)}))
         return
-    assert loaded.debate is not None
-    out.print(plan_table(made, paid))
-    for remark in plan_remarks(made, loaded.debate):
-        out.print(remark, soft_wrap=True)
+    if made.debate is not None and loaded.debate is not None:
+        out.print(plan_table(made.debate, made.paid))
+        for remark in plan_remarks(made.debate, loaded.debate):
+            out.print(remark, soft_wrap=True)
+        out.print()
+    out.print(recipe_table(made.distil))
+    if (memory := memory_table(made.distil)) is not None:
+        out.print(memory)
+    for remark in made.distil.remarks:
+        out.print(remark, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -149,6 +157,28 @@ def serve(
 
     overrides = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     serve_run(Run(run), student=student, overrides=overrides)
+
+
+@app.command("export")
+def export_student(
+    run: RunDirectory,
+    out_: Annotated[Path, typer.Option("--out", help="Directory to write; it must not exist, or be empty.", show_default=False)],
+    student: Annotated[str | None, typer.Option(help="A recipe of the run; default: the product.", show_default=False)] = None,
+    merge: Annotated[bool, typer.Option(help="Add the adapter to its base's weights.")] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Of merged or full weights; auto keeps theirs.")] = "auto",
+    heads: Annotated[bool, typer.Option(help="Take the training heads along, in a file of their own.")] = False,
+    push: Annotated[str | None, typer.Option(help="Upload to this hub repository, org/name.", show_default=False)] = None,
+    private: Annotated[bool, typer.Option(help="The repository must be private.")] = False,
+) -> None:
+    """Write a run's student as a plain Hugging Face directory with a model card.
+
+    Example: magdi export runs/tiny --out student --merge
+    """
+    from magdi_ray.exporting import ExportOptions, export_run
+
+    options = ExportOptions(student, merge=merge, dtype=dtype, heads=heads, push=push, private=private)
+    done = export_run(Run(run), out_, options)
+    out.print(f"exported: {out_} ({done.form}, {done.dtype})", soft_wrap=True, markup=False)
 
 
 @graph_app.command("import")

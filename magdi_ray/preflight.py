@@ -13,10 +13,11 @@ from pathlib import Path
 from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_adapter, resolve_model
 from magdi_ray.cluster import COORDINATION, joins_cluster, machine
 from magdi_ray.config import RunConfig, recipes
-from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.distil import QloraTuning, ScratchModel
 from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
 from magdi_ray.config.sections import AgentConfig, DebateConfig
 from magdi_ray.debate.load import load_protocol, rehearse
+from magdi_ray.distill.trackers import check_trackers
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
 from magdi_ray.runs import Run
@@ -50,7 +51,8 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
         lambda: _check_teachers_fit(config),
     ]
     if learns:
-        checks += [lambda: _check_student(config), lambda: _check_workers(config)]
+        checks += [lambda: _check_student(config), lambda: _check_workers(config), lambda: _check_dev(config)]
+        checks.append(lambda: check_trackers(config.distil.track, keys=keys))
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
@@ -121,6 +123,10 @@ def _check_student(config: RunConfig) -> None:
     model = config.distil.student.model
     if config.distil.student.packing == "flex" and not config.distil.scaling.use_gpu:
         raise ConfigError("distil.student.packing 'flex' needs a GPU (distil.scaling.use_gpu); use 'auto' or 'segments' on CPU.")
+    if isinstance(config.distil.student.tuning, QloraTuning):
+        from magdi_ray.distill.student import check_tuning
+
+        check_tuning(config.distil.student, config.distil.deepspeed)
     if isinstance(model, ScratchModel):
         return
     directory = Path(resolve_model(model))
@@ -154,6 +160,18 @@ def _check_recipes(config: RunConfig) -> None:
             raise ConfigError(
                 f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}."
             )
+
+
+def _check_dev(config: RunConfig) -> None:
+    """Dev graphs that are held out are counted when the graphs are there; those of dev questions can be counted now."""
+    dev = config.distil.dev
+    if dev is None or dev.graphs:
+        return
+    if not any(question.split == "dev" for question in all_questions(config)):
+        raise ConfigError(
+            "distil.dev measures on the graphs of dev questions, but there is none. Let distil.dev.graphs hold some training "
+            "graphs out, give the task dev questions (tiny: task.dev), or leave distil.dev out."
+        )
 
 
 def _check_workers(config: RunConfig) -> None:

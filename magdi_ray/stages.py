@@ -29,7 +29,7 @@ from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import Import, import_debates
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import iter_mags, write_mags
-from magdi_ray.progress import Progress, polled
+from magdi_ray.progress import Progress, console, polled
 from magdi_ray.runs import Run, file_hash
 from magdi_ray.tasks.base import SPLITS, Question
 from magdi_ray.tasks.checks import checked, fingerprint
@@ -234,6 +234,7 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
     """Distil one student on Ray Train."""
     from magdi_ray.distill.job import Job
     from magdi_ray.distill.train import distill
+    from magdi_ray.distill.view import cost_summary
 
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
     inputs["student"] = file_hash(base_model(config, run))
@@ -258,19 +259,24 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
     )
     offset = run.metrics.stat().st_size if run.metrics.exists() else 0
     with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset, recipe.name)):
-        return distill(job, config.distil.scaling, storage=(run.root / "training"))
+        facts = distill(job, config.distil.scaling, storage=(run.root / "training"))
+    for line in cost_summary(facts):
+        console.print(f"  [dim]{recipe.name}: {line}[/]", soft_wrap=True)
+    return facts
 
 
 def _follow(progress: Progress, log: Path, offset: int, recipe: str) -> None:
     """Show the newest step of a training from the run's log."""
+    from magdi_ray.distill.view import progress_note
+
     if not log.exists():
         return
     with log.open("rb") as stream:
         stream.seek(max(offset, log.stat().st_size - 16384))
         lines = [json.loads(line) for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
-    if mine := [line for line in lines if line["recipe"] == recipe]:
+    if mine := [line for line in lines if line.get("recipe") == recipe and "event" not in line]:
         last = mine[-1]
-        progress.update(last["step"] + 1, total=last["steps"], note=f"loss {last['loss']:.3f}")
+        progress.update(last["step"] + 1, total=last["steps"], note=progress_note(last))
 
 
 def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:

@@ -45,8 +45,10 @@ DEBATE_SCHEMA = pa.schema(
         pa.field("agreement", pa.float64(), nullable=False),
         pa.field("stopped", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("solution", pa.string()),
     ]
 )
+"""Files without `solution`, the question's, which were written before there was one, are read too."""
 
 
 def to_row(debate: Debate) -> dict[str, Any]:
@@ -64,13 +66,14 @@ def to_row(debate: Debate) -> dict[str, Any]:
         "agreement": debate.agreement,
         "stopped": debate.stopped,
         "error": debate.error,
+        "solution": question.solution,
     }
 
 
 def from_row(row: dict[str, Any]) -> Debate:
     """The debate a row holds."""
     return Debate(
-        question=Question(id=row["question_id"], text=row["question"], gold=row["gold"], split=row["split"]),
+        question=Question(row["question_id"], row["question"], row["gold"], row["split"], row.get("solution")),
         agents=tuple(row["agents"]),
         protocol=row["protocol"],
         turns=tuple(Turn(**{**turn, "shown": tuple(turn["shown"])}) for turn in row["turns"]),

@@ -3,7 +3,7 @@
 Both layouts give the same batch: the decoder reads rows, everything after it reads the flat tokens of all rows by index.
 
 Shape suffixes, here and in the whole package: G graphs, N nodes, B rows, T tokens of a row, S = B x T tokens, M supervised
-tokens, P pairs, E edges, H hidden, V vocabulary, C spans (a prompt or a reply in a row).
+tokens, R reply tokens of all nodes, P pairs, E edges, H hidden, V vocabulary, C spans (a prompt or a reply in a row).
 """
 
 from __future__ import annotations
@@ -55,8 +55,13 @@ class GraphBatch:
     pairs_2P: Tensor
     """Row 0 correct, row 1 incorrect node, of the same graph; all such pairs."""
     edges_2E: Tensor
+    replies_3R: Tensor | None = None
+    """Of every reply token of every node, correct or not: the flat index of the token it is predicted from, the token itself, and
+    its node's number. None where no objective compares whole replies."""
     frozen_NH: Tensor | None = None
     """Embeddings of the untrained student, where an objective wants them."""
+    reference_N: Tensor | None = None
+    """Log-probabilities of the replies under the untrained student, where an objective wants them."""
 
     def to(self, device: torch.device | str) -> GraphBatch:
         """The batch on another device."""
@@ -78,12 +83,18 @@ class Rows(NamedTuple):
 
 
 def collate(
-    graphs: Sequence[GraphTokens], *, pad_id: int, packed: bool = False, next_token: bool = True, loss_on_prompt: bool = False
+    graphs: Sequence[GraphTokens],
+    *,
+    pad_id: int,
+    packed: bool = False,
+    next_token: bool = True,
+    loss_on_prompt: bool = False,
+    preference: bool = False,
 ) -> GraphBatch:
     """Put some graphs into one batch.
 
     Only correct nodes are supervised, on their reply tokens (and on the prompt's, with `loss_on_prompt`); never on padding.
-    Without `next_token` no token is.
+    Without `next_token` no token is. With `preference` the reply tokens of all nodes are listed beside.
 
     Raises:
         GraphError: a prompt is empty, so that nothing could predict a reply's first token.
@@ -108,6 +119,7 @@ def collate(
         correct_N=torch.tensor(correct, dtype=torch.long),
         pairs_2P=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         edges_2E=torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T.contiguous(),
+        replies_3R=_replies(rows) if preference else None,
     )
 
 
@@ -153,11 +165,28 @@ def _supervised(rows: Rows, taught: Sequence[bool], loss_on_prompt: bool) -> tup
         target += range(prompt.start + 1, prompt.end)
         times += [count] * (prompt.length - 1)
     for prompt, reply in ((rows.prompts[i], rows.replies[i]) for i in chosen):
-        predict += [prompt.end - 1, *range(reply.start, reply.end - 1)][: reply.length]
+        predict += _predictors(prompt, reply)
         target += range(reply.start, reply.end)
         times += [1] * reply.length
     weighted = torch.tensor(times, dtype=torch.float32) if any(count > 1 for count in shared.values()) else None
     return torch.tensor([predict, target], dtype=torch.long), weighted
+
+
+def _predictors(prompt: Span, reply: Span) -> list[int]:
+    return [prompt.end - 1, *range(reply.start, reply.end - 1)][: reply.length]
+
+
+def _replies(rows: Rows) -> Tensor:
+    """[3, R]: the token that predicts, the id that is predicted, the node."""
+    predict: list[int] = []
+    target: list[int] = []
+    node: list[int] = []
+    for number, (prompt, reply) in enumerate(zip(rows.prompts, rows.replies, strict=True)):
+        predict += _predictors(prompt, reply)
+        target += range(reply.start, reply.end)
+        node += [number] * reply.length
+    targets_R = rows.input_ids_BT.flatten()[torch.tensor(target, dtype=torch.long)]
+    return torch.stack([torch.tensor(predict, dtype=torch.long), targets_R, torch.tensor(node, dtype=torch.long)])
 
 
 def _spans(rows: Rows) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The next-token loss of chosen tokens, without ever holding their logits at once. Knows the LM head, not the decoder under it.
+"""The loss of chosen tokens, summed or each for itself, without ever holding their logits at once. Knows the LM head only.
 
 With M supervised tokens and a vocabulary of V, [M, V] logits and their gradient are the largest tensors of a training step. They
 are made for 512 tokens at a time, and their gradient is taken on the spot, where a second pass would have to make them again.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -63,8 +64,8 @@ def logit_shape(config: Any) -> LogitShape:
     return LogitShape(scale, getattr(config, "final_logit_softcapping", None))  # Gemma 2
 
 
-class TokenLoss(nn.Module):
-    """`sum_m times_m * -log p(target_m | hidden_m)` under a student's own LM head.
+class Borrower(nn.Module):
+    """Something that reads a student's own LM head.
 
     The head stays the student's: it is borrowed, not registered, so that its weights have one name and are saved once.
     """
@@ -80,9 +81,15 @@ class TokenLoss(nn.Module):
         return self._head[0]
 
     def borrowed(self) -> Iterator[nn.Parameter]:
-        """Weights read here that belong to another module: ZeRO-3 must be told, to gather them for this one's passes."""
-        if type(self.head) is nn.Linear:
-            yield from self.head.parameters(recurse=False)
+        """Weights read here that belong to another module: ZeRO-3 must be told, to gather them for this one's passes.
+
+        They are gathered once a pass, and not once a chunk.
+        """
+        yield from self.head.parameters()
+
+
+class TokenLoss(Borrower):
+    """`sum_m times_m * -log p(target_m | hidden_m)` under a student's own LM head."""
 
     def forward(self, hidden_MH: Tensor, targets_M: Tensor, times_M: Tensor | None = None) -> Tensor:
         """The sum, in float32; zero, with every weight still in the graph, where there is no token."""
@@ -90,6 +97,22 @@ class TokenLoss(nn.Module):
         if type(head) is not nn.Linear:
             return module_loss(head, self.shape, hidden_MH, targets_M, times_M)
         return linear_loss(hidden_MH, head.weight, head.bias, targets_M, times_M, self.shape)
+
+
+class NodeLogps(Borrower):
+    """`log p(reply | prompt)` of whole nodes: the sum over a node's tokens of `log p(target_r | hidden_r)`."""
+
+    def forward(self, hidden_RH: Tensor, targets_R: Tensor, node_R: Tensor, nodes: int) -> Tensor:
+        """[N], in float32; `node_R` is the node each token belongs to. A node without a token has log-probability 0."""
+        losses_R = token_losses(self.head, self.shape, hidden_RH, targets_R)
+        return losses_R.new_zeros(nodes).index_add(0, node_R, -losses_R)
+
+
+def token_losses(head: nn.Module, shape: LogitShape, hidden_MH: Tensor, targets_M: Tensor) -> Tensor:
+    """`-log p(target_m | hidden_m)` [M] under any head, each token's for itself."""
+    if type(head) is nn.Linear and not any(weight.requires_grad for weight in head.parameters()):
+        return _FrozenLosses.apply(hidden_MH, head.weight, head.bias, targets_M, shape)  # type: ignore[no-any-return, no-untyped-call]
+    return module_losses(head, shape, hidden_MH, targets_M)
 
 
 def linear_loss(
@@ -101,6 +124,8 @@ def linear_loss(
     shape: LogitShape = PLAIN,
 ) -> Tensor:
     """The summed loss under a plain linear head."""
+    if not torch.is_grad_enabled():
+        weight_VH, bias_V = weight_VH.detach(), None if bias_V is None else bias_V.detach()
     return _LinearLoss.apply(hidden_MH, weight_VH, bias_V, targets_M, times_M, shape)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -129,8 +154,8 @@ class _LinearLoss(torch.autograd.Function):
         for start in range(0, len(targets_M), CHUNK):
             rows = slice(start, start + CHUNK)
             logits_CV = F.linear(hidden_MH[rows], weight_VH, bias_V)
-            loss, grad_CV = _chunk(logits_CV, targets_M[rows], None if times_M is None else times_M[rows], shape)
-            total += loss
+            losses_C, grad_CV = _chunk(logits_CV, targets_M[rows], None if times_M is None else times_M[rows], shape)
+            total += losses_C.sum()
             grad_CV = grad_CV.to(weight_VH.dtype)
             if grad_hidden_MH is not None:
                 grad_hidden_MH[rows] = grad_CV @ weight_VH
@@ -149,8 +174,36 @@ class _LinearLoss(torch.autograd.Function):
         return hidden, *(None if g is None else (g * grads[0]).to(ctx.dtype) for g in of_weights), None, None, None
 
 
+class _FrozenLosses(torch.autograd.Function):
+    """Each token's own loss under a plain head that is not trained, and the gradient of each by its own hidden state.
+
+    What each loss is multiplied with later is not known yet, but it multiplies that token's gradient too. A trained head's
+    gradient is a sum over tokens, for which it would have to be known.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_M: Tensor, shape: LogitShape
+    ) -> Tensor:
+        losses_M = hidden_MH.new_zeros(len(targets_M), dtype=torch.float32)
+        grad_hidden_MH = torch.zeros_like(hidden_MH) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets_M), CHUNK):
+            rows = slice(start, start + CHUNK)
+            losses_M[rows], grad_CV = _chunk(F.linear(hidden_MH[rows], weight_VH, bias_V), targets_M[rows], None, shape)
+            if grad_hidden_MH is not None:
+                grad_hidden_MH[rows] = grad_CV.to(weight_VH.dtype) @ weight_VH
+        ctx.save_for_backward(grad_hidden_MH)
+        return losses_M
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad_hidden_MH,) = ctx.saved_tensors
+        hidden = None if grad_hidden_MH is None else (grads[0][:, None] * grad_hidden_MH).to(grad_hidden_MH.dtype)
+        return hidden, None, None, None, None
+
+
 def _chunk(logits_CV: Tensor, targets_C: Tensor, times_C: Tensor | None, shape: LogitShape) -> tuple[Tensor, Tensor]:
-    """The summed loss of some tokens and its gradient by the head's output."""
+    """The losses [C] of some tokens, and the gradient of their sum by the head's output."""
     logits_CV = shape(logits_CV)
     normaliser_C1 = logits_CV.logsumexp(dim=-1, keepdim=True)
     losses_C = normaliser_C1[:, 0] - logits_CV.gather(1, targets_C[:, None])[:, 0]
@@ -161,20 +214,37 @@ def _chunk(logits_CV: Tensor, targets_C: Tensor, times_C: Tensor | None, shape: 
         losses_C, grad_CV = losses_C * times_C, grad_CV.mul_(times_C[:, None])
     if slope_CV is not None:
         grad_CV *= slope_CV
-    return losses_C.sum(), grad_CV if shape.scale == 1.0 else grad_CV.mul_(shape.scale)
+    return losses_C, grad_CV if shape.scale == 1.0 else grad_CV.mul_(shape.scale)
 
 
 def module_loss(head: nn.Module, shape: LogitShape, hidden_MH: Tensor, targets_M: Tensor, times_M: Tensor | None) -> Tensor:
-    """The summed loss under any head, such as one with an adapter: chunk by chunk, made again in the backward pass."""
+    """The summed loss under any head, such as one with an adapter."""
+    losses_M = module_losses(head, shape, hidden_MH, targets_M)
+    return (losses_M if times_M is None else losses_M * times_M).sum()
 
-    def loss(hidden_CH: Tensor, targets_C: Tensor, times_C: Tensor | None) -> Tensor:
-        losses_C = F.cross_entropy(shape(head(hidden_CH)), targets_C, reduction="none")
-        return (losses_C if times_C is None else losses_C * times_C).sum()
 
-    total = hidden_MH.new_zeros((), dtype=torch.float32)
-    for start in range(0, max(1, len(targets_M)), CHUNK):
+def module_losses(head: nn.Module, shape: LogitShape, hidden_MH: Tensor, targets_M: Tensor) -> Tensor:
+    """Each token's loss [M] under any head: chunk by chunk, the logits made again in the backward pass."""
+
+    def losses(hidden_CH: Tensor, targets_C: Tensor) -> Tensor:
+        return F.cross_entropy(shape(head(hidden_CH)), targets_C, reduction="none")
+
+    parts: list[Tensor] = []
+    for start in range(0, CHUNK * _chunks(head, hidden_MH), CHUNK):
         rows = slice(start, start + CHUNK)
-        times_C = None if times_M is None else times_M[rows]
         # ZeRO-3 lets go of weights between the passes, so their shapes may differ: nothing to check.
-        total = total + checkpoint(loss, hidden_MH[rows], targets_M[rows], times_C, use_reentrant=False, determinism_check="none")
-    return total
+        parts.append(checkpoint(losses, hidden_MH[rows], targets_M[rows], use_reentrant=False, determinism_check="none"))
+    return torch.cat(parts)
+
+
+def _chunks(head: nn.Module, hidden_MH: Tensor) -> int:
+    """How often the head is called: at least once, and under ZeRO-3 equally often on all ranks.
+
+    There every call of a module may be a collective operation, and ranks that make different ones wait for each other for ever.
+    """
+    count = max(1, -(-len(hidden_MH) // CHUNK))
+    if not any(hasattr(weight, "ds_id") for weight in head.parameters()):
+        return count
+    most = torch.tensor(count, device=hidden_MH.device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)

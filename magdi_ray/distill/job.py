@@ -59,8 +59,11 @@ class TrainState:
     worker_seconds: float = 0.0
     tokens: int = 0
     """Forwarded through the student, prompts and padding included."""
+    resumed: int = 0
+    """How often the training was taken up from a checkpoint."""
     dev_loss: float | None = None
     """The newest measurement."""
+    dev_accuracy: float | None = None
     best_loss: float | None = None
     """The lowest dev loss so far, and the step it was measured after."""
     best_step: int | None = None

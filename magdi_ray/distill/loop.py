@@ -5,205 +5,300 @@ Where checkpoints go is the caller's business (`Checkpoints`), so a step can be 
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import derive_seed
-from magdi_ray.config.recipes import NextToken, RecipeConfig
+from magdi_ray.config.distil import CheckpointConfig
 from magdi_ray.distill.attention import prepare_attention
-from magdi_ray.distill.batch import Counts, GraphBatch, collate
-from magdi_ray.distill.job import Job
+from magdi_ray.distill.batch import Counts
+from magdi_ray.distill.dataset import TokenStore
+from magdi_ray.distill.dev import DevExam, choose_questions, judge, measure_dev
+from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.objectives import weighted_sum
-from magdi_ray.distill.plan import GraphSize, Step, measure, plan_steps, share
+from magdi_ray.distill.plan import Step, plan_steps
+from magdi_ray.distill.schedule import weights_at
+from magdi_ray.distill.steplog import StepLog, check_finite, peak_memory
 from magdi_ray.distill.student import DistillModel, decoder_of, export_student, load_student, load_tokenizer
-from magdi_ray.distill.tokens import TokenisedGraphs, tokenise
+from magdi_ray.distill.units import MicroBatch, Units, ahead, feed
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
-from magdi_ray.graph.store import read_mags
+from magdi_ray.errors import EngineError
+from magdi_ray.graph.store import iter_questions
 from magdi_ray.tasks.load import load_task
 
 
 class Checkpoints(Protocol):
-    """Where the state of an unfinished training is kept. Every worker calls both methods at the same steps."""
+    """Where the state of an unfinished training is kept. Every worker calls every method at the same steps."""
 
-    def restore(self, engine: Any) -> int:
-        """Load the newest checkpoint into the engine; the step to go on with, 0 where there is none."""
+    def restore(self, engine: Any) -> TrainState:
+        """Load the newest whole checkpoint into the engine; a fresh state where there is none."""
         ...
 
-    def save(self, engine: Any, step: int) -> None:
-        """Keep the state after `step` steps."""
+    def save(self, engine: Any, state: TrainState) -> None:
+        """Keep where the training is."""
+        ...
+
+    def keep_best(self, weights: dict[str, Tensor] | None, state: TrainState) -> None:
+        """Keep the best student so far, whose weights rank 0 brings, in place of the one before."""
+        ...
+
+    def load_best(self) -> dict[str, Tensor] | None:
+        """On rank 0 the weights kept last by `keep_best`; None where there are none, and on other ranks."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """The tokenised training set and the plan over it; the same on every worker."""
+@dataclass(slots=True)
+class Training:
+    """What every step works with; the same on every worker but for its share of the graphs."""
 
-    tokenizer: PreTrainedTokenizerBase
-    tokenised: TokenisedGraphs
-    sizes: tuple[GraphSize, ...]
+    job: Job
+    engine: Any
+    units: Units
+    dev: Units | None
+    exam: DevExam | None
     steps: tuple[Step, ...]
-    packed: bool
-    """Whether graphs go through the student in packed rows, or in one padded row a node."""
-
-    def batch(self, graphs: Sequence[int], recipe: RecipeConfig, frozen: dict[str, Tensor]) -> GraphBatch:
-        """The tensors of some graphs."""
-        chosen = [self.tokenised.graphs[i] for i in graphs]
-        pad_id = self.tokenizer.pad_token_id
-        pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        switches = {"next_token": _next_token(recipe), "loss_on_prompt": _loss_on_prompt(recipe)}
-        batch = collate(chosen, pad_id=pad_id, packed=self.packed, **switches)
-        if not frozen:
-            return batch
-        return replace(batch, frozen_NH=torch.stack([frozen[node.key] for graph in chosen for node in graph.nodes]))
+    path: str
+    """How a graph goes through the student."""
 
 
-def _next_token(recipe: RecipeConfig) -> bool:
-    return any(isinstance(objective, NextToken) for objective in recipe.objectives)
+def run_training(job: Job, tokens: Path, checkpoints: Checkpoints) -> dict[str, Any]:
+    """Train a student on the graphs tokenised in `tokens` and write it to `job.output`.
+
+    Returns the facts of the training, the same on every worker.
+    """
+    training = prepare(job, tokens)
+    state = checkpoints.restore(training.engine)
+    resumed = state.step
+    state.resumed += resumed > 0
+    log = StepLog(job, start=resumed, total=len(training.steps)) if dist.get_rank() == 0 else None
+    losses = advance(training, state, checkpoints, log)
+    finish(training, state, checkpoints)
+    facts = summary(training, state, losses, resumed)
+    if log is not None:
+        log.end(state.step, facts)
+    return facts
 
 
-def _loss_on_prompt(recipe: RecipeConfig) -> bool:
-    return any(isinstance(objective, NextToken) and objective.loss_on_prompt for objective in recipe.objectives)
-
-
-def load_data(job: Job, *, packed: bool) -> Data:
-    """Read the graphs, tokenise what the recipe learns from, and plan every step."""
-    tokenizer = load_tokenizer(job.model)
-    # Debates end in any order; the plan must not depend on it.
-    mags = sorted((mag for mag in read_mags(job.graphs) if mag.question.split == "train"), key=lambda mag: mag.question.id)
-    tokenised = tokenise(mags, load_task(job.task), tokenizer=tokenizer, recipe=job.recipe, max_length=job.student.max_length)
-    switches = {"next_token": _next_token(job.recipe), "loss_on_prompt": _loss_on_prompt(job.recipe), "packed": packed}
-    sizes = tuple(measure(graph, **switches) for graph in tokenised.graphs)
-    return Data(tokenizer, tokenised, sizes, tuple(plan_steps(sizes, job.train, seed=job.seed)), packed)
-
-
-def run_training(job: Job, checkpoints: Checkpoints) -> dict[str, Any]:
-    """Train a student and write it to `job.output`. Returns the facts of the training (same on every worker)."""
-    rank, world = dist.get_rank(), dist.get_world_size()
+def prepare(job: Job, tokens: Path) -> Training:
+    """Student and heads in a DeepSpeed engine, the units, and the plan of every step."""
     torch.manual_seed(derive_seed(job.seed, "heads"))
     model = DistillModel(load_student(job.student, job.model, train=job.train), job.recipe)
     path = prepare_attention(decoder_of(model.student), job.student.packing)
-    data = load_data(job, packed=path != "padded")
-    engine = build_engine(model, job.train, deepspeed=job.deepspeed, steps=len(data.steps))
-    frozen = frozen_embeddings(engine, data, job.recipe) if model.frozen else {}
-    start = checkpoints.restore(engine)
-    log = StepLog(job, start=start, total=len(data.steps)) if rank == 0 else None
-    losses: list[float] = []
-    for number in range(start, len(data.steps)):
-        torch.manual_seed(derive_seed(job.seed, "step", number, rank))
-        metrics = train_step(engine, data, data.steps[number], job=job, frozen=frozen)
-        losses.append(metrics["loss"])
-        if log is not None:
-            log.write(number, metrics)
-        every = job.checkpoints.every_steps
-        if every is not None and (number + 1) % every == 0 and number + 1 < len(data.steps):
-            checkpoints.save(engine, number + 1)
-    state = gathered_state(engine, rank=rank)
-    if log is not None and state is not None:
-        export_student(model, data.tokenizer, Path(job.output), state=state)
-        log.close()
-    dist.barrier()
-    return {
-        "workers": world,
-        "zero_stage": job.deepspeed.zero_stage,
-        "packing": path,
-        "steps": len(data.steps),
-        "resumed_at_step": start,
-        "graphs": len({graph.question_id for graph in data.tokenised.graphs}),
-        "nodes": sum(len(graph.nodes) for graph in data.tokenised.graphs),
-        "supervised_tokens": sum(step.supervised for step in data.steps),
-        "skipped_nodes": data.tokenised.skipped_nodes,
-        "skipped_graphs": data.tokenised.skipped_graphs,
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-    }
+    store, tokenizer = TokenStore(tokens), load_tokenizer(job.model)
+    units = Units(store, "train", job.recipe, tokenizer, path != "padded")
+    dev = Units(store, "dev", job.recipe, tokenizer, path != "padded") if job.dev else None
+    units.check()
+    steps = tuple(plan_steps(units.sizes, job.train, seed=job.seed))
+    engine = build_engine(model, job.train, deepspeed=job.deepspeed, steps=len(steps))
+    if model.frozen or model.node_logps is not None:
+        for part in (units, dev) if dev else (units,):
+            part.reference = reference(engine, part)
+    return Training(job, engine, units, dev, exam(job, dev), steps, path)
 
 
-def train_step(engine: Any, data: Data, step: Step, *, job: Job, frozen: dict[str, Tensor]) -> dict[str, float]:
-    """One optimiser step over this worker's share of the graphs. Returns global means, the same on every worker."""
-    started = time.perf_counter()
-    rank, world = dist.get_rank(), dist.get_world_size()
-    counts = Counts(max(1, step.supervised), max(1, step.nodes), max(1, step.pairs))
-    hand = share(step, data.sizes, workers=world, limit=job.train.tokens_per_micro_batch)[rank]
-    names = [objective.name for objective in job.recipe.objectives]
-    sums = torch.zeros(1 + len(names), dtype=torch.float64)
-    norm: float | None = None
-    learning_rate = float(engine.get_lr()[0])
-    engine.train()
-    for number, graphs in enumerate(hand):
-        # A worker without graphs still takes part in the collective operations, with a stand-in of weight zero.
-        weight = 1.0 if graphs else 0.0
-        batch = data.batch(graphs or (0,), job.recipe, frozen).to(engine.device)
-        engine.set_gradient_accumulation_boundary(number == len(hand) - 1)
-        loss, parts = weighted_sum(engine(batch), batch, job.recipe.objectives, counts)
-        engine.backward(loss * (weight * world))  # DeepSpeed averages over workers; the shares have to be summed
-        norm = gradient_norm(engine)
-        engine.step()
-        sums += weight * torch.tensor([float(loss.detach()), *(float(parts[name]) for name in names)], dtype=torch.float64)
-    sums = sums.to(engine.device)
-    dist.all_reduce(sums)
-    return {
-        "loss": float(sums[0]),
-        **{name: float(value) for name, value in zip(names, sums[1:], strict=True)},
-        "learning_rate": learning_rate,
-        "grad_norm": float(engine.get_global_grad_norm()) if norm is None else norm,
-        "graphs": float(len(step.graphs)),
-        "tokens": float(step.supervised),
-        "seconds": time.perf_counter() - started,
-    }
+def exam(job: Job, dev: Units | None) -> DevExam | None:
+    """What the student is asked on the way: questions of the dev graphs."""
+    if job.dev is None or dev is None or not job.dev.accuracy_questions:
+        return None
+    wanted = set(dev.store.question_ids("dev"))
+    questions = [question for question in iter_questions(job.graphs) if question.id in wanted]
+    chosen = choose_questions(questions, job.dev, seed=job.seed)
+    return DevExam(load_task(job.task), dev.tokenizer, chosen, job.dev.max_tokens)
 
 
-@torch.no_grad()
-def frozen_embeddings(engine: Any, data: Data, recipe: RecipeConfig) -> dict[str, Tensor]:
-    """Embeddings of every node under the untrained student, computed once, as the released MAGDi code does.
+def reference(engine: Any, units: Units) -> dict[str, tuple[Tensor, Tensor]]:
+    """Node -> embedding and log-probability under the untrained student; computed once, before anything is restored or trained.
 
-    The workers share the graphs; all take the same number of forward passes.
+    The released MAGDi code takes its embeddings so; preference optimisation holds the student to these probabilities. The workers
+    share the units; all take the same number of forward passes.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    count = len(data.tokenised.graphs)
+    count = len(units.sizes)
     engine.eval()
-    mine: dict[str, Tensor] = {}
+    mine: dict[str, tuple[Tensor, Tensor]] = {}
     for first in range(0, count, world):
         index = min(first + rank, count - 1)
-        batch = data.batch((index,), recipe, {}).to(engine.device)
-        _, embeddings_NH = engine.module.embed(batch)
-        keys = [node.key for node in data.tokenised.graphs[index].nodes]
-        mine.update(zip(keys, embeddings_NH.cpu(), strict=True))
-    gathered: list[dict[str, Tensor] | None] = [None] * world
+        embeddings_NH, logps_N = engine.module.reference(units.batch((index,)).to(engine.device))
+        keys = [node.key for node in units.store.graph(units.split, index).nodes]
+        mine.update(zip(keys, zip(embeddings_NH.cpu(), logps_N.cpu(), strict=True), strict=True))
+    engine.train()
+    gathered: list[dict[str, tuple[Tensor, Tensor]] | None] = [None] * world
     dist.all_gather_object(gathered, mine)
     return {key: value for part in gathered if part for key, value in part.items()}
 
 
-class StepLog:
-    """One line a step, appended to a JSON-lines file, and the same figures for TensorBoard."""
+def advance(training: Training, state: TrainState, checkpoints: Checkpoints, log: StepLog | None) -> list[float]:
+    """Every step that is left, with the measurements and checkpoints between them. Returns the losses of this attempt."""
+    job, losses, clock = training.job, list[float](), Clock(training.job.checkpoints)
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    left = () if stopped_early(job, state) else training.steps[state.step :]
+    source = feed(training.units, left, rank=rank, workers=workers, limit=job.train.tokens_per_micro_batch)
+    if state.step == 0:
+        measure(training, state, checkpoints, log)
+    with ahead(source) as micro_batches:
+        for step in left:
+            figures = train_step(training, step, micro_batches, number=state.step)
+            losses.append(figures["loss"])
+            if log is not None:
+                log.write(state.step, figures)
+            check_finite(state.step, figures)
+            _count(state, figures, workers)
+            last = state.step == len(training.steps)
+            stop = measure(training, state, checkpoints, log, last=last)
+            if last or stop:
+                break
+            if clock.due(state.step, training.engine.device):
+                checkpoints.save(training.engine, state)
+                clock.restart()
+    return losses
 
-    def __init__(self, job: Job, *, start: int, total: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
 
-        self.recipe, self.total = job.recipe.name, total
-        self.stream = Path(job.log).open("a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self.board = SummaryWriter(job.tensorboard, purge_step=start)  # type: ignore[no-untyped-call]
-        self._line({"event": "start", "step": start, "steps": total})
+def train_step(training: Training, step: Step, micro_batches: Iterator[MicroBatch], *, number: int) -> dict[str, float]:
+    """One optimiser step over this worker's share of the units. Returns global figures, the same on every worker."""
+    started = time.perf_counter()
+    engine, objectives = training.engine, training.job.recipe.objectives
+    rank, world = dist.get_rank(), dist.get_world_size()
+    torch.manual_seed(derive_seed(training.job.seed, "step", number, rank))
+    counts = Counts(max(1, step.supervised), max(1, step.nodes), max(1, step.pairs))
+    weights = weights_at(objectives, number, len(training.steps))
+    names = [objective.name for objective in objectives]
+    sums = torch.zeros(2 + len(names), dtype=torch.float64)
+    learning_rate = float(engine.get_lr()[0])
+    norm: float | None = None
+    engine.train()
+    for micro in micro_batches:
+        batch = micro.batch.to(engine.device)
+        engine.set_gradient_accumulation_boundary(micro.last)
+        loss, parts = weighted_sum(engine(batch), batch, objectives, counts, weights)
+        engine.backward(loss * (micro.weight * world))  # DeepSpeed averages over workers; the shares have to be summed
+        norm = gradient_norm(engine)
+        engine.step()
+        found = [float(loss.detach()), *(float(parts[name]) for name in names), float(batch.input_ids_BT.numel())]
+        sums += micro.weight * torch.tensor(found, dtype=torch.float64)
+        if micro.last:
+            break
+    squares = engine.module.gradient_squares()
+    sums = torch.cat([sums, torch.tensor([float(squares[name]) / world**2 for name in names], dtype=torch.float64)])
+    sums = sums.to(engine.device)
+    dist.all_reduce(sums)
+    loss_sum, *shares, tokens = sums[: 2 + len(names)].tolist()
+    figures = {"loss": loss_sum, **dict(zip(names, shares, strict=True)), "learning_rate": learning_rate}
+    figures["grad_norm"] = float(engine.get_global_grad_norm()) if norm is None else norm
+    norms = sums[2 + len(names) :].sqrt().tolist()
+    figures |= {f"grad_norm/{name}": value for name, value in zip(names, norms, strict=True)}
+    figures |= {f"weight/{o.name}": weights[o.name] for o in objectives if o.schedule.type != "constant"}
+    counted = {"graphs": len(step.graphs), "tokens": step.supervised, "tokens_forwarded": tokens}
+    return figures | {name: float(value) for name, value in counted.items()} | {"seconds": time.perf_counter() - started}
 
-    def _line(self, values: dict[str, Any]) -> None:
-        self.stream.write(json.dumps({"stage": "distil", "recipe": self.recipe, "time": round(time.time(), 3), **values}) + "\n")
-        self.stream.flush()
 
-    def write(self, number: int, metrics: dict[str, float]) -> None:
-        """`number` counts from 0."""
-        self._line({"step": number, "steps": self.total, **{name: round(value, 8) for name, value in metrics.items()}})
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, number)  # type: ignore[no-untyped-call]
+def measure(training: Training, state: TrainState, checkpoints: Checkpoints, log: StepLog | None, *, last: bool = False) -> bool:
+    """Measure the dev graphs where it is time to; keep the student where it is the best so far. Returns whether to stop."""
+    dev = training.job.dev
+    if dev is None or training.dev is None or not (last or state.step % dev.every_steps == 0):
+        return False
+    figures = measure_dev(training.engine, training.dev, recipe=training.job.recipe, train=training.job.train, exam=training.exam)
+    best, stop = judge(state, figures.loss, dev.patience)
+    state.dev_accuracy = figures.accuracy
+    state.seconds += figures.seconds
+    state.worker_seconds += figures.seconds * dist.get_world_size()
+    if log is not None:
+        log.dev(state.step, figures)
+    if best and dev.student == "best":
+        checkpoints.keep_best(gathered_state(training.engine, rank=dist.get_rank()), state)
+    return stop
 
-    def close(self) -> None:
-        """Flush and close both."""
-        self.stream.close()
-        self.board.close()  # type: ignore[no-untyped-call]
+
+def stopped_early(job: Job, state: TrainState) -> bool:
+    """Whether a training that is taken up again had already ended for want of progress."""
+    return job.dev is not None and job.dev.patience is not None and state.without_gain >= job.dev.patience
+
+
+def finish(training: Training, state: TrainState, checkpoints: Checkpoints) -> None:
+    """Write the student: the last weights, or those with the lowest dev loss."""
+    job, rank = training.job, dist.get_rank()
+    weights = gathered_state(training.engine, rank=rank)
+    if job.dev is not None and job.dev.student == "best" and state.best_step not in (None, state.step):
+        weights = checkpoints.load_best()
+        if rank == 0 and weights is None:
+            raise EngineError(
+                f"The best student (after step {state.best_step}) is no longer on storage. Run again with "
+                "distil.dev.student: last, or from the beginning."
+            )
+    if weights is not None:
+        export_student(training.engine.module, training.units.tokenizer, Path(job.output), state=weights)
+    dist.barrier()
+
+
+def summary(training: Training, state: TrainState, losses: list[float], resumed: int) -> dict[str, Any]:
+    """What was trained, on what, and what it cost: the facts of the student's manifest."""
+    job, held = training.job, training.units.store.facts
+    parameters = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in training.engine.module.parameters()]
+    peaks: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(peaks, peak_memory())
+    cuda = training.engine.device != torch.device("cpu") and torch.cuda.is_available()
+    facts = {
+        "workers": dist.get_world_size(),
+        "gpus": dist.get_world_size() if cuda else 0,
+        "zero_stage": job.deepspeed.zero_stage,
+        "packing": training.path,
+        "steps": state.step,
+        "planned_steps": len(training.steps),
+        "resumed_at_step": resumed,
+        "resumed": state.resumed,
+        "stopped_early": state.step < len(training.steps),
+        "graphs": held.graphs,
+        "nodes": held.nodes,
+        "supervised_tokens": sum(step.supervised for step in training.steps[: state.step]),
+        "tokens_forwarded": state.tokens,
+        "skipped_nodes": held.skipped_nodes,
+        "skipped_graphs": held.skipped_graphs,
+        "notes": held.notes,
+        "parameters": sum(size for _, size in parameters),
+        "trained_parameters": sum(size for trained, size in parameters if trained),
+        "seconds": round(state.seconds, 1),
+        "worker_seconds": round(state.worker_seconds, 1),
+        "peak_memory": peaks,
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+    }
+    if job.dev is None:
+        return facts
+    measured = {name: getattr(state, name) for name in ("dev_loss", "dev_accuracy", "best_loss", "best_step")}
+    return facts | measured | {"result": job.dev.student, "dev_graphs": held.dev.graphs if held.dev else 0}
+
+
+def _count(state: TrainState, figures: dict[str, float], workers: int) -> None:
+    state.step += 1
+    state.seconds += figures["seconds"]
+    state.worker_seconds += figures["seconds"] * workers
+    state.tokens += int(figures["tokens_forwarded"])
+
+
+class Clock:
+    """When the next checkpoint is due: the same on every worker, whose clocks differ."""
+
+    def __init__(self, config: CheckpointConfig) -> None:
+        self.config = config
+        self.restart()
+
+    def restart(self) -> None:
+        """A checkpoint was made just now."""
+        self.since = time.monotonic()
+
+    def due(self, done: int, device: torch.device | str) -> bool:
+        """Whether to keep the state after `done` steps. Collective where minutes count."""
+        steps, minutes = self.config.every_steps, self.config.every_minutes
+        if steps is not None and done % steps == 0:
+            return True
+        if minutes is None:
+            return False
+        late = torch.tensor(float(time.monotonic() - self.since >= 60 * minutes), device=device)
+        dist.broadcast(late, src=0)
+        return bool(late)

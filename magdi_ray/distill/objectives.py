@@ -1,5 +1,6 @@
-"""The three objectives of MAGDi (arXiv 2402.01620, section 3.3; method.md section 3), each a pure function of outputs and batch.
+"""The three objectives of MAGDi (arXiv 2402.01620, section 3.3; method.md section 3) and preference optimisation beside them.
 
+Each is a pure function of outputs and batch.
 Signature of the family: `objective(outputs, batch, config, counts) -> scalar`: this micro-batch's share of the mean over the
 whole step. Shares of all micro-batches and workers add up to the objective's value, so the gradient does not depend on how the
 graphs were dealt out.
@@ -7,15 +8,16 @@ graphs were dealt out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from magdi_ray.config.recipes import Contrast, Interaction, NextToken
+from magdi_ray.config.recipes import Contrast, Interaction, NextToken, Objective, Preference
 from magdi_ray.distill.batch import Counts, GraphBatch
+from magdi_ray.errors import GraphError
 
 
 class Outputs(NamedTuple):
@@ -29,6 +31,8 @@ class Outputs(NamedTuple):
     """tanh of the scorer, in (-1, 1)."""
     node_logits_N2: Tensor
     """The graph network's logits for incorrect and correct."""
+    node_logps_N: Tensor
+    """log p(reply | prompt), summed over the reply's tokens; zero where no objective compares whole replies."""
 
 
 def pool(hidden_SH: Tensor, batch: GraphBatch) -> Tensor:
@@ -68,17 +72,37 @@ def interaction(outputs: Outputs, batch: GraphBatch, config: Interaction, counts
     return total / counts.nodes
 
 
+def preference(outputs: Outputs, batch: GraphBatch, config: Preference, counts: Counts) -> Tensor:
+    """`-1/P sum_(p,n) log sigmoid(beta * ((lp_p - ref_p) - (lp_n - ref_n)))` over the pairs of `contrast`.
+
+    DPO, arXiv 2305.18290, equation 7: lp is a reply's log-probability, ref the same under the untrained student.
+
+    Raises:
+        GraphError: the batch comes without its reference.
+    """
+    if batch.reference_N is None:
+        raise GraphError("The preference objective needs each reply's log-probability under the untrained student; found none.")
+    gain_N = outputs.node_logps_N - batch.reference_N
+    correct_P, incorrect_P = gain_N[batch.pairs_2P[0]], gain_N[batch.pairs_2P[1]]
+    return -F.logsigmoid(config.beta * (correct_P - incorrect_P)).sum() / counts.pairs
+
+
 OBJECTIVES: dict[str, Callable[[Outputs, GraphBatch, Any, Counts], Tensor]] = {
     "next_token": next_token,
     "contrast": contrast,
     "interaction": interaction,
+    "preference": preference,
 }
 
 
 def weighted_sum(
-    outputs: Outputs, batch: GraphBatch, objectives: tuple[NextToken | Contrast | Interaction, ...], counts: Counts
+    outputs: Outputs,
+    batch: GraphBatch,
+    objectives: Sequence[Objective],
+    counts: Counts,
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """`sum_i weight_i * L_i`, and each unweighted part by name (detached).
+    """`sum_i weight_i * L_i`, and each unweighted part by name (detached). `weights`: those of this step; None: as configured.
 
     Every output enters with at least weight zero, so that a micro-batch without pairs or without a correct node still
     reaches all parameters: distributed reduction waits for each of them.
@@ -89,5 +113,5 @@ def weighted_sum(
     for objective in objectives:
         value = OBJECTIVES[objective.name](outputs, batch, objective, counts)
         parts[objective.name] = value.detach()
-        total = total + objective.weight * value
+        total = total + (objective.weight if weights is None else weights[objective.name]) * value
     return total, parts

@@ -1,10 +1,11 @@
-"""The student: a causal LM with full or LoRA tuning, and the two training heads that are thrown away or kept in a sidecar.
+"""The student: a causal LM with full, LoRA or QLoRA tuning, and the two training heads that are thrown away or kept in a sidecar.
 
 `f` alone is the product (method.md section 3): the graph network `g` and the scorer `s` exist only in training.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch_geometric.nn import GCNConv
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config.distil import LoraTuning, StudentConfig, TrainConfig
-from magdi_ray.config.recipes import Contrast, Interaction, RecipeConfig
+from magdi_ray.config.distil import DeepSpeedConfig, LoraTuning, QloraTuning, StudentConfig, TrainConfig
+from magdi_ray.config.recipes import Contrast, Interaction, Preference, RecipeConfig
 from magdi_ray.distill.attention import NAMES, unused_mask
 from magdi_ray.distill.batch import GraphBatch
-from magdi_ray.distill.head import TokenLoss
+from magdi_ray.distill.gradients import GradientTaps
+from magdi_ray.distill.head import NodeLogps, TokenLoss
 from magdi_ray.distill.objectives import Outputs, pool
-from magdi_ray.errors import ConfigError
+from magdi_ray.errors import ConfigError, GraphError
 
 HEADS = "training_heads.safetensors"
 
@@ -37,19 +39,59 @@ def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def check_tuning(config: StudentConfig, deepspeed: DeepSpeedConfig) -> None:
+    """Refuse what a tuning cannot be combined with, before any weights are loaded.
+
+    Raises:
+        ConfigError: 4-bit weights are to be partitioned, or the package that makes them is missing.
+    """
+    if not isinstance(config.tuning, QloraTuning):
+        return
+    if deepspeed.zero_stage == 3:
+        raise ConfigError(
+            "distil.student.tuning `qlora` cannot be combined with distil.deepspeed.zero_stage 3: ZeRO-3 would cut up the packed "
+            "4-bit weights without the tables they are read with. Set zero_stage to 0, 1 or 2, or the tuning to lora."
+        )
+    _need_bitsandbytes()
+
+
+def _need_bitsandbytes() -> None:
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "distil.student.tuning `qlora` needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+        )
+
+
 def load_student(config: StudentConfig, model: str, *, train: TrainConfig | None = None) -> PreTrainedModel:
     """The student's weights, tuned as configured. Safetensors only; remote code is never run."""
     dtype = torch.bfloat16 if train and train.bf16 else torch.float32
-    loaded = AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=dtype, use_safetensors=True)
+    tuning = config.tuning
+    options = four_bits(tuning, dtype) if isinstance(tuning, QloraTuning) else {}
+    loaded = AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=dtype, use_safetensors=True, **options)
     if train and train.gradient_checkpointing:
         loaded.gradient_checkpointing_enable()
         loaded.enable_input_require_grads()
-    if not isinstance(config.tuning, LoraTuning):
-        return loaded  # type: ignore[no-any-return]
-    return add_lora(loaded, config.tuning)
+    return add_lora(loaded, tuning) if isinstance(tuning, LoraTuning | QloraTuning) else loaded  # type: ignore[no-any-return]
 
 
-def add_lora(model: PreTrainedModel, tuning: LoraTuning) -> Any:
+def four_bits(tuning: QloraTuning, dtype: torch.dtype) -> dict[str, Any]:
+    """What makes transformers hold linear layers in 4 bits and compute in `dtype`; embeddings and LM head stay as they are.
+
+    PEFT's `prepare_model_for_kbit_training` is left out: it raises everything else to float32, which DeepSpeed sets back to the
+    precision of the training, and switches on gradient checkpointing, which is a choice of its own here.
+    """
+    _need_bitsandbytes()
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=tuning.quant_type,
+        bnb_4bit_use_double_quant=tuning.double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+    return {"quantization_config": quantization, "device_map": {"": device}}
+
+
+def add_lora(model: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> Any:
     """Wrap a model in PEFT's LoRA.
 
     Raises:
@@ -119,9 +161,16 @@ class DistillModel(nn.Module):
         self.scorer = Scorer(width, contrast) if isinstance(contrast, Contrast) else None
         self.graph = GraphNetwork(width, interaction) if isinstance(interaction, Interaction) else None
         self.frozen = isinstance(interaction, Interaction) and interaction.embeddings == "frozen"
+        self.node_logps = NodeLogps(student) if isinstance(chosen.get("preference"), Preference) else None
+        self._taps = GradientTaps(chosen)
 
     def embed(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Last hidden states [S, H] of the flat tokens and node embeddings [N, H]; every token passes through once."""
+        hidden_SH = self.hidden(batch)
+        return hidden_SH, pool(hidden_SH, batch)
+
+    def hidden(self, batch: GraphBatch) -> Tensor:
+        """Last hidden states [S, H] of the flat tokens."""
         decoder = decoder_of(self.student)
         rows: dict[str, Any] = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
         if batch.layout is not None:
@@ -129,22 +178,52 @@ class DistillModel(nn.Module):
                 raise ConfigError("A packed batch was given to a student that reads padded rows; see `prepare_attention`.")
             mask = unused_mask(batch.input_ids_BT.device)
             rows |= {"position_ids": batch.position_ids_BT, "attention_mask": mask, "layout": batch.layout}
-        hidden_SH = decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)
-        return hidden_SH, pool(hidden_SH, batch)
+        return decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
 
     def forward(self, batch: GraphBatch) -> Outputs:
         """The loss of the supervised tokens, and what the heads make of the node embeddings."""
-        hidden_SH, embeddings_NH = self.embed(batch)
+        hidden_SH = self.hidden(batch)
+        frozen_NH = batch.frozen_NH if self.frozen else None
+        # Pooled once for each objective that sends a gradient back, so that each one's can be told from the other's.
+        embeddings_NH = pool(self._taps.alias("contrast" if self.scorer else "interaction", hidden_SH), batch)
+        graph_input_NH = embeddings_NH if frozen_NH is None else frozen_NH
+        if self.scorer and self.graph and frozen_NH is None and torch.is_grad_enabled():
+            graph_input_NH = pool(self._taps.alias("interaction", hidden_SH), batch)
         zeros_N = embeddings_NH[:, 0] * 0.0
-        graph_input_NH = batch.frozen_NH if self.frozen and batch.frozen_NH is not None else embeddings_NH
+        taught_MH = self._taps.alias("next_token", hidden_SH)[batch.predict_M]
         return Outputs(
-            next_token_sum=self.token_loss(hidden_SH[batch.predict_M], batch.targets_M, batch.times_M),
+            next_token_sum=self.token_loss(taught_MH, batch.targets_M, batch.times_M),
             embeddings_NH=embeddings_NH,
             scores_N=self.scorer(_as(self.scorer, embeddings_NH)) if self.scorer else zeros_N,
             node_logits_N2=self.graph(_as(self.graph, graph_input_NH), batch.edges_2E)
             if self.graph
             else torch.stack([zeros_N, zeros_N], 1),
+            node_logps_N=self._reply_logps(hidden_SH, batch) if self.node_logps else zeros_N,
         )
+
+    def _reply_logps(self, hidden_SH: Tensor, batch: GraphBatch) -> Tensor:
+        if batch.replies_3R is None:
+            raise GraphError("The preference objective needs the reply tokens of all nodes; the batch was collated without them.")
+        predict_R, targets_R, node_R = batch.replies_3R
+        replies_RH = self._taps.alias("preference", hidden_SH)[predict_R]
+        return self.node_logps(replies_RH, targets_R, node_R, len(batch.correct_N))  # type: ignore[misc, no-any-return]
+
+    @torch.no_grad()
+    def reference(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """Node embeddings [N, H] and log-probabilities [N] under the weights as they are now, of every tuning and ZeRO stage.
+
+        One whole forward pass, on every rank alike: ZeRO-3 gathers weights by it.
+        """
+        outputs: Outputs = self(batch)
+        return outputs.embeddings_NH, outputs.node_logps_N
+
+    def gradient_squares(self) -> dict[str, Tensor]:
+        """By objective, the squared norm of its weighted gradient by the last hidden states, summed since the last call.
+
+        What went into `backward` counts, its factors included. Tokens of different micro-batches and ranks are different
+        ones, so their squares add up to the square of the whole step's norm.
+        """
+        return self._taps.read(next(self.parameters()).device)
 
 
 def _as(head: nn.Module, embeddings_NH: Tensor) -> Tensor:

@@ -1,22 +1,49 @@
-"""From a MAG to token ids: every selected node once, with what is taught and what is not. Knows no tensors.
+"""From a MAG to token ids: every selected node once, with what is taught and what is not. Knows no tensors and no files.
 
-Each node and graph that is left out is counted with its reason; nothing is dropped silently.
+Nothing is dropped silently. Of a graph that is left out the reason is counted in `skipped_graphs`:
+
+    unlabelled                                  the graph has no labels, or not those the recipe asks for (`distill.labels`)
+    agreement below X                           `labels.min_agreement`
+    no published solution                       `nodes.texts: gold_solutions`, and the question has no solution or no gold answer
+    no usable node                              all its nodes were left out
+
+Of a node, in `skipped_nodes`:
+
+    not selected by the recipe                  its agent, round, role or label (`recipe.nodes`)
+    incorrect, and no objective uses it         it would carry no loss at all
+    empty reply                                 neither reasoning nor an answer in it
+    no reasoning left to teach                  an answer alone, or nothing but agreement with others
+    longer than max_length N                    prompt and reply together; a reply is never cut: it would lose its answer
+
+What is kept, but teaches less than a person might expect, is counted in `notes`:
+
+    no correct node: teaches no next token      the graph serves the objectives that look at its structure
+    one kind of node: no pair                   nothing to contrast in this graph
+    a single node                               no edge and no pair; the graph network still sees it
+    node without next-token loss (incorrect)    all its labels are masked: it is only compared
+    graph of the split S, not learned from      its question is held out
+
+There is no upper bound on the nodes of a graph: one of 200 nodes is one unit of work, and may exceed a micro-batch's limit.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.config.recipes import Contrast, Interaction, NodeSelection, RecipeConfig
-from magdi_ray.graph.schema import Mag
+from magdi_ray.config.recipes import Contrast, Interaction, NodeSelection, Preference, RecipeConfig
+from magdi_ray.distill.labels import LeftOut, disagreed, relabel
+from magdi_ray.graph.schema import Mag, Node
 from magdi_ray.graph.text import student_reply
 from magdi_ray.tasks.base import Task
+
+SOLUTION = -1
+"""In place of a node's position: the question's published solution, which nobody replied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,89 +77,172 @@ class GraphTokens:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedGraphs:
-    """A training set, and the books of what was left out of it."""
+    """Units of work, and the books of what was left out."""
 
     graphs: tuple[GraphTokens, ...]
     skipped_nodes: dict[str, int] = field(default_factory=dict)
     skipped_graphs: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    """Of what was kept."""
+
+
+def node_key(question_id: str, position: int) -> str:
+    """The key of a node: "q1/4", or "q1/solution"."""
+    return f"{question_id}/{'solution' if position == SOLUTION else position}"
+
+
+def node_position(key: str) -> int:
+    """The position in a node's key."""
+    position = key.rpartition("/")[2]
+    return SOLUTION if position == "solution" else int(position)
+
+
+def first_correct(mags: Iterable[Mag]) -> Counter[str]:
+    """Each agent's number of correct round-0 replies; agents without one are named too."""
+    score: Counter[str] = Counter()
+    for mag in mags:
+        score.update({node.agent: 0 for node in mag.nodes if node.round == 0})
+        score.update(node.agent for node in mag.nodes if node.round == 0 and node.correct)
+    return score
+
+
+def best_of(score: Mapping[str, int]) -> str:
+    """The agent with the most correct replies; ties go to the name that sorts first. "" where there is none."""
+    return min(score, key=lambda agent: (-score[agent], agent), default="")
 
 
 def best_agent(mags: Iterable[Mag]) -> str:
-    """The agent with the most correct round-0 replies; ties go to the name that sorts first."""
-    score: Counter[str] = Counter()
-    for mag in mags:
-        score.update({node.agent: int(bool(node.correct)) for node in mag.nodes if node.round == 0})
-    return min(score, key=lambda agent: (-score[agent], agent))
+    """The agent with the most correct round-0 replies (`best_of`)."""
+    return best_of(first_correct(mags))
 
 
 def needs_incorrect(recipe: RecipeConfig) -> bool:
     """Whether any objective of a recipe looks at incorrect nodes; if none does, they are not even forwarded."""
-    return any(isinstance(o, (Contrast, Interaction)) and o.weight > 0 for o in recipe.objectives)
+    return any(isinstance(o, (Contrast, Interaction, Preference)) and o.weight > 0 for o in recipe.objectives)
 
 
 def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
     """Positions of the nodes a recipe learns from."""
     agents = {best} if selection.agents == "best" else set(mag.agents) if selection.agents == "all" else set(selection.agents)
-    return [
-        i
-        for i, node in enumerate(mag.nodes)
-        if node.agent in agents and node.role in selection.roles and (selection.rounds == "all" or node.round in selection.rounds)
-    ]
+    return [i for i, node in enumerate(mag.nodes) if node.agent in agents and _selected(node, selection)]
+
+
+def _selected(node: Node, selection: NodeSelection) -> bool:
+    kind = "correct" if node.correct else "incorrect"
+    in_round = selection.rounds == "all" or node.round in selection.rounds
+    return in_round and node.role in selection.roles and selection.correct in ("both", kind)
 
 
 def tokenise(
-    mags: Sequence[Mag], task: Task, *, tokenizer: PreTrainedTokenizerBase, recipe: RecipeConfig, max_length: int
+    mags: Iterable[Mag],
+    task: Task,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: RecipeConfig,
+    max_length: int,
+    best: str | None = None,
 ) -> TokenisedGraphs:
-    """Tokenise the part of every graph that a recipe learns from.
+    """Tokenise the part of every graph that a recipe learns from, under its labels.
 
     Where no objective looks at the structure, every node becomes a graph of its own: nothing ties the replies to one question
     together then, and a step that holds many replies to few questions would be a poorer sample.
 
-    Left out and counted: nodes with no reasoning after agreement sentences are removed, nodes longer than `max_length` tokens,
-    incorrect nodes where no objective uses them; unlabelled graphs and graphs of which no node is left.
+    `best`: the agent that `recipe.nodes.agents: best` means; None: the best one of these very graphs. What is left out, and how
+    it is counted, stands at the head of this module.
     """
-    nodes: Counter[str] = Counter()
-    graphs: Counter[str] = Counter()
-    kept: list[GraphTokens] = []
-    best = best_agent(mags) if recipe.nodes.agents == "best" else ""
-    for mag in mags:
-        if mag.labels == "none":
-            graphs["unlabelled"] += 1
-            continue
-        graph = _tokenise_graph(mag, task, tokenizer, recipe, best, max_length, nodes)
-        if graph.nodes:
-            kept += [graph] if needs_incorrect(recipe) else [replace(graph, nodes=(node,), edges=()) for node in graph.nodes]
-        else:
-            graphs["no usable node"] += 1
-    return TokenisedGraphs(tuple(kept), dict(nodes), dict(graphs))
+    if best is None and recipe.nodes.agents == "best":
+        mags = list(mags)
+        labelled = (relabel(mag, recipe.labels, task) for mag in mags)
+        best = best_agent(mag for mag in labelled if isinstance(mag, Mag))
+    reader = _Reader(task, tokenizer, recipe, max_length, best or "")
+    graphs = tuple(unit for mag in mags for unit in reader.units(mag))
+    return TokenisedGraphs(graphs, dict(reader.skipped_nodes), dict(reader.skipped_graphs), dict(reader.notes))
 
 
-def _tokenise_graph(
-    mag: Mag,
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    recipe: RecipeConfig,
-    best: str,
-    max_length: int,
-    skipped: Counter[str],
-) -> GraphTokens:
-    prompt_ids = tuple(encode_prompt(tokenizer, [Message("user", task.prompt(mag.question))]))
-    keep_incorrect = needs_incorrect(recipe)
-    place: dict[int, int] = {}
-    nodes: list[NodeTokens] = []
-    for position in select_nodes(mag, recipe.nodes, best):
-        node = mag.nodes[position]
-        text = student_reply(task, node)
-        if not node.correct and not keep_incorrect:
-            skipped["incorrect, and no objective uses it"] += 1
-        elif text is None:
-            skipped["no reasoning left to teach"] += 1
-        else:
-            ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id)
-            if len(prompt_ids) + len(ids) > max_length:
-                skipped[f"longer than max_length {max_length}"] += 1
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads one graph after the other, and keeps the books."""
+
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    recipe: RecipeConfig
+    max_length: int
+    best: str
+    skipped_nodes: Counter[str] = field(default_factory=Counter)
+    skipped_graphs: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def units(self, mag: Mag) -> list[GraphTokens]:
+        """What a graph gives: one unit, one for each of its nodes, or none."""
+        graph = self._solution(mag) if self.recipe.nodes.texts == "gold_solutions" else self._graph(mag)
+        if isinstance(graph, LeftOut):
+            self.skipped_graphs[graph.reason] += 1
+            return []
+        if not graph.nodes:
+            self.skipped_graphs["no usable node"] += 1
+            return []
+        if not needs_incorrect(self.recipe):
+            return [replace(graph, nodes=(node,), edges=()) for node in graph.nodes]
+        self._note(graph)
+        return [graph]
+
+    def _graph(self, mag: Mag) -> GraphTokens | LeftOut:
+        labelled = relabel(mag, self.recipe.labels, self.task)
+        if isinstance(labelled, LeftOut):
+            return labelled
+        prompt_ids = self._prompt(mag)
+        place: dict[int, int] = {}
+        nodes: list[NodeTokens] = []
+        chosen = select_nodes(labelled, self.recipe.nodes, self.best)
+        if unselected := len(mag.nodes) - len(chosen):
+            self.skipped_nodes["not selected by the recipe"] += unselected
+        for position in chosen:
+            node = labelled.nodes[position]
+            ids = self._reply(node, len(prompt_ids))
+            if isinstance(ids, LeftOut):
+                self.skipped_nodes[ids.reason] += 1
                 continue
             place[position] = len(nodes)
-            nodes.append(NodeTokens(ids, bool(node.correct), f"{mag.question.id}/{position}"))
-    edges = tuple((place[e.source], place[e.target]) for e in mag.edges if e.source in place and e.target in place)
-    return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges)
+            nodes.append(NodeTokens(ids, bool(node.correct), node_key(mag.question.id, position)))
+        edges = tuple((place[e.source], place[e.target]) for e in mag.edges if e.source in place and e.target in place)
+        return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges)
+
+    def _solution(self, mag: Mag) -> GraphTokens | LeftOut:
+        """The published solution as the one node. No reply is read, so neither labels nor a label's source are asked for."""
+        question = mag.question
+        if too_little := disagreed(mag, self.recipe.labels):
+            return too_little
+        if question.solution is None or question.gold is None:
+            return LeftOut("no published solution")
+        prompt_ids = self._prompt(mag)
+        ids = self._encode(f"{question.solution}\n{self.task.state(question.gold)}", len(prompt_ids))
+        if isinstance(ids, LeftOut):
+            self.skipped_nodes[ids.reason] += 1
+            return GraphTokens(question.id, prompt_ids, (), ())
+        return GraphTokens(question.id, prompt_ids, (NodeTokens(ids, True, node_key(question.id, SOLUTION)),), ())
+
+    def _reply(self, node: Node, prompt: int) -> tuple[int, ...] | LeftOut:
+        """Token ids of a node after a prompt of some length, or why it cannot be learned from."""
+        if not node.correct and not needs_incorrect(self.recipe):
+            return LeftOut("incorrect, and no objective uses it")
+        if not node.reasoning.strip() and node.answer is None:
+            return LeftOut("empty reply")
+        text = student_reply(self.task, node)
+        return LeftOut("no reasoning left to teach") if text is None else self._encode(text, prompt)
+
+    def _encode(self, text: str, prompt: int) -> tuple[int, ...] | LeftOut:
+        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
+        return LeftOut(f"longer than max_length {self.max_length}") if prompt + len(ids) > self.max_length else ids
+
+    def _prompt(self, mag: Mag) -> tuple[int, ...]:
+        return tuple(encode_prompt(self.tokenizer, [Message("user", self.task.prompt(mag.question))]))
+
+    def _note(self, graph: GraphTokens) -> None:
+        wrong = sum(not node.correct for node in graph.nodes)
+        found = {
+            "no correct node: teaches no next token": wrong == len(graph.nodes),
+            "one kind of node: no pair": graph.pairs == 0,
+            "a single node": len(graph.nodes) == 1,
+            "node without next-token loss (incorrect)": wrong,
+        }
+        self.notes.update({note: int(count) for note, count in found.items() if count})

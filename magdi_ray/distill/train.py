@@ -7,47 +7,116 @@ import shutil
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from torch import Tensor
+
 from magdi_ray.cluster import root_cause
 from magdi_ray.config.distil import ScalingConfig
-from magdi_ray.distill.job import Job
+from magdi_ray.distill.checkpoint import load_state, load_tensors, save_state, save_tensors
+from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.loop import run_training
-from magdi_ray.errors import EngineError
+from magdi_ray.distill.storage import Shelf, open_storage, step_name
+from magdi_ray.distill.tokenising import tokenise_graphs
+from magdi_ray.errors import EngineError, MagdiError
 
-STEP_FILE = "step.txt"
-TAG = "state"
+BEST = "best"
 
 
 class RayCheckpoints:
-    """DeepSpeed checkpoints handed to Ray Train, which keeps the newest on shared storage."""
+    """`loop.Checkpoints` on the storage of the Ray Train run this worker belongs to.
 
-    def restore(self, engine: Any) -> int:
-        """Load the checkpoint Ray Train holds for this run, if any."""
+    Rank 0 alone decides and removes; the others are told. Two shelves: the newest checkpoints, and under `best/` the weights
+    with the lowest dev loss. Ray is told of every checkpoint, but never asked which there are and never the one to remove
+    them: what it knows is always on storage too, and what was uploaded right before a kill is only there.
+    """
+
+    def __init__(self, keep: int) -> None:
         import ray.train
 
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0
-        with checkpoint.as_directory() as directory:
-            loaded, _ = engine.load_checkpoint(directory, tag=TAG, load_module_strict=False)
-            if loaded is None:
-                raise EngineError(f"The checkpoint {checkpoint.path} holds no DeepSpeed state for this worker.")
-            return int((Path(directory) / STEP_FILE).read_text())
+        storage = ray.train.get_context().get_storage()
+        self.keep = keep
+        self.shelf = Shelf(storage.storage_filesystem, storage.experiment_fs_path)
+        self.best = Shelf(storage.storage_filesystem, f"{storage.experiment_fs_path}/{BEST}")
+        self.needed_best: int | None = None
+        """Step of the best weights that the newest checkpoint counts on."""
 
-    def save(self, engine: Any, step: int) -> None:
-        """Every worker saves its own files; Ray merges them into one directory."""
+    def restore(self, engine: Any) -> TrainState:
+        """Load the newest whole checkpoint, and remove half ones. A `TrainState()` where there is none."""
+        chosen = [self.shelf.tidy() if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(chosen, src=0)
+        state = TrainState()
+        if chosen[0] is not None:
+            with self._local(self.shelf, chosen[0]) as directory:
+                state = load_state(engine, directory)
+        self._depend_on(state.best_step)  # what came after the checkpoint will come again
+        return state
+
+    def save(self, engine: Any, state: TrainState) -> None:
+        """Every worker uploads its own files into one directory; older ones go when all of them are there.
+
+        Raises:
+            OSError: storage still fails after some attempts. Ray then starts the workers again, from the checkpoint before.
+        """
         import ray.train
 
         directory = Path(tempfile.mkdtemp(prefix="magdi-checkpoint-"))
         try:
-            engine.save_checkpoint(str(directory), tag=TAG, exclude_frozen_parameters=True)
-            (directory / STEP_FILE).write_text(str(step))
-            checkpoint = ray.train.Checkpoint.from_directory(str(directory))
-            ray.train.report({"step": step}, checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:08d}")
+            save_state(engine, directory, state)
+            ray.train.report(
+                {"step": state.step},
+                checkpoint=ray.train.Checkpoint.from_directory(str(directory)),
+                checkpoint_dir_name=step_name(state.step),
+                checkpoint_upload_fn=self._upload,
+            )
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+        dist.barrier()
+        self._depend_on(state.best_step)
+        if dist.get_rank() == 0:
+            self.shelf.keep(set(self.shelf.names()[-self.keep :]))
+
+    def _upload(self, checkpoint: Any, name: str) -> Any:
+        import ray.train
+
+        return ray.train.Checkpoint(self.shelf.put(Path(checkpoint.path), name), filesystem=self.shelf.filesystem)
+
+    def keep_best(self, weights: dict[str, Tensor] | None, state: TrainState) -> None:
+        """Keep these weights in place of the best so far, which stay until these are whole on storage.
+
+        Those the newest checkpoint counts on also stay: a training resumed from it may not find these again.
+        """
+        if weights is None:
+            return
+        step = state.step if state.best_step is None else state.best_step
+        with tempfile.TemporaryDirectory(prefix="magdi-best-") as directory:
+            save_tensors(Path(directory), weights)
+            self.best.put(Path(directory), step_name(step))
+        self.best.keep({step_name(number) for number in (step, self.needed_best) if number is not None})
+
+    def load_best(self) -> dict[str, Tensor] | None:
+        """The weights kept last on rank 0; None elsewhere, and where none were kept."""
+        if dist.get_rank() != 0 or (name := self.best.tidy()) is None:
+            return None
+        with self._local(self.best, name) as directory:
+            return load_tensors(directory)
+
+    def _depend_on(self, best_step: int | None) -> None:
+        self.needed_best = best_step
+        if dist.get_rank() == 0:
+            self.best.keep(set() if best_step is None else {step_name(best_step)})
+
+    @contextmanager
+    def _local(self, shelf: Shelf, name: str) -> Iterator[Path]:
+        """The files of a checkpoint on this machine; downloaded once for all its workers where storage is elsewhere."""
+        import ray.train
+
+        with ray.train.Checkpoint(f"{shelf.path}/{name}", filesystem=shelf.filesystem).as_directory() as directory:
+            yield Path(directory)
 
 
 def train_worker(settings: dict[str, Any]) -> None:
@@ -60,7 +129,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     job = Job.model_validate_json(settings["job"])
-    facts = run_training(job, RayCheckpoints())
+    facts = run_training(job, Path(settings["tokens"]), RayCheckpoints(job.checkpoints.keep))
     if ray.train.get_context().get_world_rank() == 0:
         Path(settings["facts"]).write_text(json.dumps(facts), encoding="utf-8")
 
@@ -68,38 +137,85 @@ def train_worker(settings: dict[str, Any]) -> None:
 def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any]:
     """Train one student on Ray Train and return the facts of the training.
 
-    An earlier attempt at the same job (same settings, same inputs, same workers) under `storage` is continued from
-    its last checkpoint.
+    An earlier attempt at the same job (`job.identity`), with any number of workers and any ZeRO stage, is continued from its
+    newest whole checkpoint. Checkpoints lie in `job.checkpoints.storage`, or in `storage`; those of a training that ended are
+    deleted.
+
+    Args:
+        job: what to train.
+        scaling: on how many workers.
+        storage: a directory all machines share.
 
     Raises:
-        EngineError: a worker failed more than `scaling.max_failures` times; carries its error.
+        EngineError: workers failed more than `scaling.max_failures` times, or once in a way that will not get better; carries
+            the worker's error.
     """
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig
-    from ray.train import ScalingConfig as RayScalingConfig
     from ray.train.torch import TorchTrainer
 
-    name = f"{job.recipe.name}-{job.identity[:12]}-w{scaling.workers[1]}z{job.deepspeed.zero_stage}"
+    name = f"{job.recipe.name}-{job.identity[:12]}"
     storage.mkdir(parents=True, exist_ok=True)
-    facts = storage / f"{name}.facts.json"
+    facts = storage.resolve() / f"{name}.facts.json"
     facts.unlink(missing_ok=True)
-    # A driver cannot know what its workers have: each is told by what it reserved.
-    environment = {} if scaling.use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    resources = {"CPU": scaling.num_cpus} | ({"GPU": 1} if scaling.use_gpu else {})
+    filesystem, path = open_storage(job.checkpoints.storage or str(storage))
+    settings: dict[str, Any] = {"job": job.model_dump_json(), "tokens": str(tokenise_graphs(job)), "facts": str(facts)}
+    settings |= {"threads": max(1, int(scaling.num_cpus))}
+    run = _run_config(name, path, filesystem, scaling)
+    _forget_record(run)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job.model_dump_json(), "facts": str(facts), "threads": max(1, int(scaling.num_cpus))},
-        scaling_config=RayScalingConfig(num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=name,
-            storage_path=str(storage.resolve()),
-            failure_config=FailureConfig(max_failures=scaling.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=job.checkpoints.keep),
-            worker_runtime_env={"env_vars": environment},
-        ),
+        train_loop_config=settings,
+        scaling_config=_ray_scaling(scaling),
+        run_config=run,
     )
     try:
         trainer.fit()
     except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
         traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
-        raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(error)}") from error
-    return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        own = getattr(error, "controller_failure", error)
+        raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(own)}") from error
+    found = json.loads(facts.read_text(encoding="utf-8"))
+    here = Path(run.storage_context.experiment_fs_path)
+    Shelf(filesystem, here.parent.as_posix()).remove(here.name)
+    return found  # type: ignore[no-any-return]
+
+
+def _ray_scaling(scaling: ScalingConfig) -> Any:
+    """With [min, max] workers Ray starts them again, from the newest checkpoint, whenever their number changes."""
+    from ray.train import ScalingConfig as RayScalingConfig
+
+    resources = {"CPU": scaling.num_cpus} | ({"GPU": 1} if scaling.use_gpu else {})
+    return RayScalingConfig(num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources)
+
+
+def _run_config(name: str, path: str, filesystem: Any, scaling: ScalingConfig) -> Any:
+    from ray.train import FailureConfig, RunConfig
+    from ray.train.v2.api.callback import UserCallback
+
+    class GiveUpOnOwnErrors(UserCallback):  # type: ignore[misc, unused-ignore]
+        """An error written for a person will be the same at the next attempt: what a callback raises is not tried again."""
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002 - Ray's signature
+            for error in worker_exceptions.values():
+                if isinstance(cause := getattr(error, "_base_exc", error), MagdiError):
+                    raise cause
+
+    # A driver cannot know what its workers have: each is told by what it reserved.
+    environment = {} if scaling.use_gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    return RunConfig(
+        name=name,
+        storage_path=path,
+        storage_filesystem=filesystem,
+        failure_config=FailureConfig(max_failures=scaling.max_failures),
+        callbacks=[GiveUpOnOwnErrors()],
+        worker_runtime_env={"env_vars": environment},
+    )
+
+
+def _forget_record(run: Any) -> None:
+    """Delete Ray Train's record of an earlier attempt: it refuses to start where the record was cut off by a kill or names a
+    checkpoint that is gone, and `RayCheckpoints.restore` does not need it."""
+    from pyarrow.fs import FileType
+
+    context = run.storage_context
+    if context.storage_filesystem.get_file_info(context.checkpoint_manager_snapshot_path).type != FileType.NotFound:
+        context.storage_filesystem.delete_file(context.checkpoint_manager_snapshot_path)

@@ -19,6 +19,8 @@ def deepspeed_settings(config: DeepSpeedConfig, train: TrainConfig) -> dict[str,
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.offload_optimizer != "none":
         zero["offload_optimizer"] = {"device": config.offload_optimizer}
+    if config.offload_param != "none":
+        zero["offload_param"] = {"device": config.offload_param}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -46,6 +48,17 @@ def learning_rate_factor(train: TrainConfig, steps: int) -> Callable[[int], floa
     return factor
 
 
+def parameter_groups(model: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
+    """What is trained, for an optimizer: the student, and the heads in a second group where they learn at a rate of their own."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if train.heads_learning_rate is None:
+        return [{"params": [parameter for _, parameter in trained]}]
+    student = [parameter for name, parameter in trained if name.startswith("student.")]
+    heads = [parameter for name, parameter in trained if not name.startswith("student.")]
+    groups: list[dict[str, Any]] = [{"params": student}, {"params": heads, "lr": train.heads_learning_rate}]
+    return [group for group in groups if group["params"]]
+
+
 def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedConfig, steps: int) -> Any:
     """A DeepSpeed engine around the model, with AdamW and the schedule. torch.distributed must be initialised."""
     import deepspeed as ds
@@ -56,8 +69,8 @@ def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedCo
     for module in model.modules():
         for borrowed in getattr(module, "borrowed", tuple)():
             ds.zero.register_external_parameter(module, borrowed)  # else ZeRO-3 would leave it empty there
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=train.learning_rate, betas=train.adam_betas, weight_decay=train.weight_decay)
+    groups = parameter_groups(model, train)
+    optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, betas=train.adam_betas, weight_decay=train.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate_factor(train, steps))
     engine, *_ = ds.initialize(
         model=model,
@@ -66,7 +79,21 @@ def build_engine(model: nn.Module, train: TrainConfig, *, deepspeed: DeepSpeedCo
         config=deepspeed_settings(deepspeed, train),
         dist_init_required=False,
     )
+    if train.bf16 and deepspeed.zero_stage == 0:
+        _undo_first_step(engine.optimizer)
     return engine
+
+
+def _undo_first_step(optimizer: Any) -> None:
+    """Take back the step without gradients by which DeepSpeed's optimizer for bfloat16 without ZeRO makes its state.
+
+    Left in, Adam would correct for one step more than it has seen, and the first steps would be a quarter smaller.
+    """
+    for state in optimizer.optimizer.state.values():
+        state["step"].zero_()
+    for halves, masters in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True):
+        for half, master in zip(halves, masters, strict=True):
+            master.data.copy_(half.data)
 
 
 def gathered_state(engine: Any, *, rank: int) -> dict[str, Tensor] | None:
@@ -94,4 +121,5 @@ def gradient_norm(engine: Any) -> float | None:
     if engine.zero_optimization_stage() > 0:
         return None
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    # In float32: bfloat16 would leave two digits of the sum.
+    return float(torch.stack([torch.linalg.vector_norm(g, dtype=torch.float32) for g in gradients]).norm())

@@ -5,21 +5,21 @@ from __future__ import annotations
 from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import GraphError
-from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node, edge_type
+from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node, edge_type, reference
 from magdi_ray.tasks.base import Task
 
 
 def build_mag(debate: Debate, task: Task, *, labels: LabelSource = "gold") -> Mag:
     """The interaction graph of one debate (method.md section 2).
 
-    `labels` says what a node's `correct` is measured against: the question's gold answer, or the team's own vote.
-    Where the reference is absent the graph is unlabelled (`labels="none"`), never guessed.
+    `labels` says what a node's `correct` is measured against (`magdi_ray.graph.schema.reference`): the question's gold answer, or
+    the team's own. Where the reference is absent the graph is unlabelled (`labels="none"`), never guessed.
 
     Raises:
         GraphError: a turn was shown a reply that is not earlier than itself.
     """
-    reference = {"gold": debate.question.gold, "vote": debate.answer, "none": None}[labels]
-    source: LabelSource = labels if reference is not None else "none"
+    right = reference(labels, debate)
+    source: LabelSource = labels if right is not None else "none"
     return Mag(
         question=debate.question,
         protocol=debate.protocol,
@@ -28,12 +28,12 @@ def build_mag(debate: Debate, task: Task, *, labels: LabelSource = "gold") -> Ma
         agreement=debate.agreement,
         stopped=debate.stopped,
         labels=source,
-        nodes=tuple(_node(turn, task, reference) for turn in debate.turns),
+        nodes=tuple(_node(turn, task, right) for turn in debate.turns),
         edges=tuple(edge for target in range(len(debate.turns)) for edge in _edges_into(debate, target)),
     )
 
 
-def _node(turn: Turn, task: Task, reference: str | None) -> Node:
+def _node(turn: Turn, task: Task, right: str | None) -> Node:
     return Node(
         agent=turn.agent,
         round=turn.round,
@@ -44,7 +44,7 @@ def _node(turn: Turn, task: Task, reference: str | None) -> Node:
         answer=turn.answer,
         confidence=turn.confidence,
         confidence_source=turn.confidence_source,
-        correct=None if reference is None else task.same(turn.answer, reference),
+        correct=None if right is None else task.same(turn.answer, right),
         tokens_in=turn.tokens_in,
         tokens_out=turn.tokens_out,
         status=turn.status,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from magdi_ray.debate.transcript import ConfidenceSource, Role, Status, Turn
+from magdi_ray.debate.transcript import ConfidenceSource, Debate, Role, Status, Turn
 from magdi_ray.tasks.base import Question
 
 SCHEMA_VERSION = 2
@@ -20,7 +20,7 @@ SCHEMA_VERSION = 2
 EdgeType = Literal["self", "peer", "critique"]
 """self: the agent's own earlier reply. critique: another agent's, given as a critic. peer: any other reply of another agent."""
 EDGE_TYPES: tuple[EdgeType, ...] = ("self", "peer", "critique")
-LabelSource = Literal["gold", "vote", "none"]
+LabelSource = Literal["gold", "vote", "judge", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,25 @@ def edge_type(source: Turn | Node, target: Turn | Node) -> EdgeType:
     return "critique" if source.role == "critic" else "peer"
 
 
+def reference(source: LabelSource, debate: Debate | Mag) -> str | None:
+    """The answer that labels of some source are measured against; None where a debate has none.
+
+    A judge's is what it answered, or what all agents agreed on where none was asked; never the vote that stood in for a judge
+    whose reply holds no answer.
+    """
+    match source:
+        case "gold":
+            return debate.question.gold
+        case "vote":
+            return debate.answer
+        case "judge":
+            said = debate.turns if isinstance(debate, Debate) else debate.nodes
+            judges = [reply.answer for reply in said if reply.role == "judge"]
+            return judges[-1] if judges else debate.answer if debate.stopped == "consensus" else None
+        case "none":
+            return None
+
+
 NODE = pa.struct(
     [
         pa.field("agent", pa.string(), nullable=False),
@@ -125,6 +144,8 @@ MAG_SCHEMA = pa.schema(
         pa.field("labels", pa.string(), nullable=False),
         pa.field("nodes", pa.list_(NODE), nullable=False),
         pa.field("edges", pa.list_(EDGE), nullable=False),
+        pa.field("solution", pa.string()),
     ],
     metadata={"magdi_ray.schema": "mag", "magdi_ray.schema_version": str(SCHEMA_VERSION)},
 )
+"""`solution` is the question's, where one was published; files from before there was such a column are read too."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -63,17 +63,60 @@ def iter_mags(path: Path | str) -> Iterator[Mag]:
         GraphError: nothing there, not a MAG file, written by a newer version, columns missing, or a graph that contradicts
             itself. Versions and columns of all files are checked before the first graph is returned.
     """
-    files = _files(Path(path))
-    for file in files:
-        _check_file(file)
     seen = set[str]()
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for group in range(parquet.num_row_groups):
-                for row in parquet.read_row_group(group, columns=MAG_SCHEMA.names).to_pylist():
-                    mag = from_row(row)
-                    _check(mag, str(file), seen)
-                    yield mag
+    for group in mag_groups(path):
+        yield from read_group(group, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class MagGroup:
+    """A row group of a MAG file: what is read at a time."""
+
+    file: str
+    number: int
+    rows: int
+
+
+def mag_groups(path: Path | str) -> list[MagGroup]:
+    """All row groups of a MAG file or directory, in order; reads only the files' metadata.
+
+    Raises:
+        GraphError: nothing there, not a MAG file, written by a newer version, or columns missing, in any of the files.
+    """
+    groups = []
+    for file in _files(Path(path)):
+        _check_file(file)
+        rows = pq.read_metadata(file)
+        groups += [MagGroup(str(file), number, rows.row_group(number).num_rows) for number in range(rows.num_row_groups)]
+    return groups
+
+
+def read_group(group: MagGroup, seen: set[str], *, texts: bool = True) -> Iterator[Mag]:
+    """The graphs of a row group, in order. `seen`: ids of the questions read before, to which these are added.
+
+    Without `texts`, `Node.text` is left empty and not read: the largest column, of no use to who reads `Node.reasoning`.
+
+    Raises:
+        GraphError: a graph that contradicts itself, or a second one of a question.
+    """
+    with pq.ParquetFile(group.file) as parquet:
+        leaves = [parquet.schema.column(i).path for i in range(len(parquet.schema))]
+        wanted = [leaf for leaf in leaves if leaf.split(".")[0] in MAG_SCHEMA.names and (texts or not _is_node_text(leaf))]
+        rows = parquet.read_row_group(group.number, columns=wanted).to_pylist()
+    for row in rows:
+        if not texts:
+            row["nodes"] = [{**node, "text": ""} for node in row["nodes"]]
+        mag = from_row(row)
+        _check(mag, group.file, seen)
+        yield mag
+
+
+def iter_questions(path: Path | str) -> Iterator[Question]:
+    """The question of every graph, without its solution; reads nothing else. Raises what `mag_groups` raises."""
+    for group in mag_groups(path):
+        with pq.ParquetFile(group.file) as parquet:
+            for row in parquet.read_row_group(group.number, columns=["question_id", "question", "gold", "split"]).to_pylist():
+                yield Question(id=row["question_id"], text=row["question"], gold=row["gold"], split=row["split"])
 
 
 def check_version(path: Path | str) -> int:
@@ -101,13 +144,14 @@ def to_row(mag: Mag) -> dict[str, Any]:
         "labels": mag.labels,
         "nodes": [asdict(node) for node in mag.nodes],
         "edges": [asdict(edge) for edge in mag.edges],
+        "solution": question.solution,
     }
 
 
 def from_row(row: Mapping[str, Any]) -> Mag:
     """The graph of a row of `MAG_SCHEMA`; fields of nodes and edges that the schema does not name are left out."""
     return Mag(
-        question=Question(id=row["question_id"], text=row["question"], gold=row["gold"], split=row["split"]),
+        question=Question(row["question_id"], row["question"], row["gold"], row["split"], row.get("solution")),
         protocol=row["protocol"],
         agents=tuple(row["agents"]),
         answer=row["answer"],
@@ -174,6 +218,10 @@ def _check(mag: Mag, place: str, seen: set[str]) -> None:
     seen.add(mag.question.id)
 
 
+def _is_node_text(leaf: str) -> bool:
+    return leaf.startswith("nodes.") and leaf.endswith(".text")
+
+
 def _files(path: Path) -> list[Path]:
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
@@ -207,7 +255,7 @@ def _version(file: Path, schema: pa.Schema) -> int:
 def _check_file(file: Path) -> None:
     schema = _schema(file)
     _version(file, schema)
-    missing = [name for name in MAG_SCHEMA.names if name not in schema.names]
+    missing = [name for name in MAG_SCHEMA.names if name not in schema.names and name != "solution"]
     for column, struct in (("nodes", NODE), ("edges", EDGE)):
         if column not in missing:
             held = schema.field(column).type

@@ -24,6 +24,8 @@ class Question:
     gold: str | None = None
     """The right answer as the task writes answers ("1200", "yes"); None where nobody knows it (production)."""
     split: Split = "train"
+    solution: str | None = None
+    """The worked solution or explanation published with the question, without its final answer; None where there is none."""
 
 
 class Task(Protocol):

@@ -1,7 +1,8 @@
 r"""CommonsenseQA: everyday questions with five lettered options (Talmor et al. 2019, arXiv 1811.00937).
 
 A row of the published jsonl (`dev_rand_split.jsonl`), and of ECQA's CSV (Aggarwal et al. 2021) about the same questions, where
-`q_ans` is the option's text; where two options have that text, the first is the answer:
+`q_ans` is the option's text; where two options have that text, the first is the answer. ECQA's free-flow explanation, `taskB`,
+is the question's solution:
 
     {"answerKey": "A", "id": "1afa02df02c908a558b4036e80242fac", "question": {"question_concept": "revolving door",
      "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "library"}, ...], "stem": "A revolving door is ..."}}
@@ -73,4 +74,5 @@ def _ecqa(row: Mapping[str, Any], split: Split) -> Question:
     if answer is not None and answer not in options:
         raise ValueError(f'required one of {options} under "q_ans"; found {answer!r}')
     gold = None if answer is None else LETTERS[options.index(answer)]
-    return named_question("commonsenseqa", lettered(row_text(row, "q_text"), options), gold, split, row.get("q_no"))
+    text = lettered(row_text(row, "q_text"), options)
+    return named_question("commonsenseqa", text, gold, split, row.get("q_no"), solution=row.get("taskB"))

@@ -16,7 +16,7 @@ from typing import Any
 
 from magdi_ray.tasks.answers import clean, numbers, read_number, same_number
 from magdi_ray.tasks.base import Question, Split
-from magdi_ray.tasks.rows import named_question, row_text
+from magdi_ray.tasks.rows import named_question, row_text, written
 
 PROMPT = '{question}\n\nEnd your answer with the sentence "The answer is N.", where N is a single number without units.'
 
@@ -31,6 +31,7 @@ _CLOSING = re.compile(
     r")\s*\Z",
     re.IGNORECASE,
 )
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _FEW_WORDS = 12
 _WINDOW = 300
 
@@ -82,7 +83,16 @@ def read_row(row: Mapping[str, Any], split: Split) -> Question:
     gold = read_number(answer.rpartition("####")[2]) if isinstance(answer, str) and "####" in answer else None
     if gold is None:
         raise ValueError(f'required an "answer" that ends in "#### <number>"; found {answer!r}')
-    return named_question("gsm8k", text, gold, split, row.get("id"))
+    return named_question("gsm8k", text, gold, split, row.get("id"), solution=worked_solution(answer))
+
+
+def worked_solution(answer: object) -> str | None:
+    """The steps of a published answer: what stands before its "#### 18", without calculator notes such as "<<9*2=18>>".
+
+    None where nothing stands there, or nothing marks the final answer.
+    """
+    steps, mark, _ = answer.rpartition("####") if isinstance(answer, str) else ("", "", "")
+    return written(_CALCULATION.sub("", steps)) if mark else None
 
 
 def _closings(text: str) -> Iterator[re.Match[str]]:

@@ -29,8 +29,17 @@ def row_text(row: Mapping[str, Any], key: str) -> str:
     return text
 
 
-def named_question(task: str, text: str, gold: str | None, split: Split, given: object = None) -> Question:
+def written(text: object) -> str | None:
+    """A text without the white space around it; None where there is none, it is blank, or no file could hold it."""
+    return text.strip() or None if isinstance(text, str) and not HALF_A_PAIR.search(text) else None
+
+
+def named_question(
+    task: str, text: str, gold: str | None, split: Split, given: object = None, *, solution: object = None
+) -> Question:
     """A question under the id its row gives, else under the task's name and 12 hex digits of its text's SHA-256.
+
+    A `solution` that is no text (`written`) is none.
 
     Raises:
         ValueError: no file could hold the id (half of a surrogate pair).
@@ -38,4 +47,4 @@ def named_question(task: str, text: str, gold: str | None, split: Split, given: 
     named = f"{task}-{hashlib.sha256(text.encode()).hexdigest()[:12]}" if given is None or given == "" else str(given)
     if HALF_A_PAIR.search(named):
         raise ValueError(f"required an id of valid Unicode; found {named!r}")
-    return Question(id=named, text=text, gold=gold, split=split)
+    return Question(id=named, text=text, gold=gold, split=split, solution=written(solution))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -19,8 +20,10 @@ QUESTION_SCHEMA = pa.schema(
         pa.field("text", pa.string(), nullable=False),
         pa.field("gold", pa.string()),
         pa.field("split", pa.string(), nullable=False),
+        pa.field("solution", pa.string()),
     ]
 )
+"""Files without `solution`, which were written before there was one, are read too."""
 ROWS_PER_GROUP = 4096
 
 
@@ -76,5 +79,4 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _table(questions: list[Question]) -> pa.Table:
-    rows = [{"id": q.id, "text": q.text, "gold": q.gold, "split": q.split} for q in questions]
-    return pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)
+    return pa.Table.from_pylist([asdict(question) for question in questions], schema=QUESTION_SCHEMA)

@@ -9,7 +9,7 @@ A row of the published JSON array (`train.json`, `dev.json`); an `answer` writte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class StrategyQa:
 
 
 def read_row(row: Mapping[str, Any], split: Split) -> Question:
-    """The question of one published row; its gold is None where the row has no answer.
+    """The question of one published row; its gold is None where the row has no answer, its solution the row's facts.
 
     Raises:
         ValueError: no question text, or an answer that is neither yes nor no.
@@ -60,4 +60,6 @@ def read_row(row: Mapping[str, Any], split: Split) -> Question:
     gold = WORDS.get(str(answer).strip().lower()) if isinstance(answer, bool | str) else None
     if gold is None and answer not in (None, ""):
         raise ValueError(f'required true or false under "answer"; found {answer!r}')
-    return named_question("strategyqa", text, gold, split, row.get("qid", row.get("id")))
+    facts = row.get("facts")
+    stated = [str(fact).strip() for fact in facts] if isinstance(facts, Sequence) and not isinstance(facts, str) else []
+    return named_question("strategyqa", text, gold, split, row.get("qid", row.get("id")), solution=" ".join(stated))

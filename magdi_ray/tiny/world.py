@@ -25,7 +25,7 @@ from typing import Literal, TypeVar, get_args
 
 from magdi_ray.errors import TaskError
 from magdi_ray.tasks.base import SPLITS, Question, Split
-from magdi_ray.tasks.tiny import compact
+from magdi_ray.tasks.tiny import Tiny, compact
 
 T = TypeVar("T")
 Operator = Literal["+", "-", "*", "/"]
@@ -98,6 +98,11 @@ class Story:
     def gold(self) -> str:
         return str(self.steps[-1].after)
 
+    @property
+    def sums(self) -> str:
+        """The terse solution without its answer statement: "8 * 3 = 24 . 24 - 9 = 15 ."."""
+        return Tiny().reasoning(self.solution("terse"))
+
     def solution(self, style: Style) -> str:
         """The full reply in one style, its answer statement included."""
         lines = [step.equation for step in self.steps]
@@ -169,7 +174,7 @@ def problems(split: Split, count: int, *, seed: int = 0, skills: Mapping[Skill, 
             break
         found.setdefault(story.text, story)
     return [
-        (Question(id=f"tiny-{split}-{index:05d}", text=story.text, gold=story.gold, split=split), story)
+        (Question(f"tiny-{split}-{index:05d}", story.text, story.gold, split, solution=story.sums), story)
         for index, story in enumerate(found.values())
     ]
 

@@ -13,7 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 
 from magdi_ray.config.distil import LoraTuning
 from magdi_ray.distill import head as head_module
-from magdi_ray.distill.head import LogitShape, TokenLoss, linear_loss, logit_shape, module_loss
+from magdi_ray.distill.head import LogitShape, TokenLoss, linear_loss, logit_shape, module_loss, token_losses
 from magdi_ray.distill.student import add_lora
 from magdi_ray.errors import ConfigError
 
@@ -47,6 +47,41 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_plain_cross_entropy(
     of = (hidden_MH, head.weight, head.bias)
     for found, expected in zip(gradients(ours, *of), gradients(plain, *of), strict=True):
         assert float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 512, 1300])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("trained", [False, True])
+def test_each_tokens_own_loss_and_gradients_are_those_of_plain_cross_entropy(tokens: int, shape: str, trained: bool) -> None:
+    hidden_MH, head, targets_M, times_M = tensors(tokens)
+    head.requires_grad_(trained)
+    losses_M = token_losses(head, SHAPES[shape], hidden_MH, targets_M)
+    plain_M = F.cross_entropy(SHAPES[shape](head(hidden_MH)), targets_M, reduction="none")
+    torch.testing.assert_close(losses_M, plain_M, atol=1e-5, rtol=1e-5)
+    of = (hidden_MH, head.weight, head.bias) if trained else (hidden_MH,)
+    found, expected = (gradients((each_M * times_M).sum(), *of) for each_M in (losses_M, plain_M))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert float((mine - theirs).norm()) <= 1e-5 * float(theirs.norm())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_more_logits_than_a_chunk_are_made_for_each_tokens_own_loss(monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:
+    seen: list[int] = []
+    hidden_MH, head, targets_M, _ = tensors(1300)
+    head.requires_grad_(trained)
+    plain = F.linear
+    monkeypatch.setattr(F, "linear", lambda rows, *rest: (seen.append(len(rows)), plain(rows, *rest))[1])
+    token_losses(head, LogitShape(), hidden_MH, targets_M).sum().backward()
+    assert sorted(set(seen)) == [276, 512]
+
+
+def test_without_gradients_a_trained_heads_loss_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden_MH, head, targets_M, _ = tensors(9)
+    kept: list[Any] = []
+    monkeypatch.setattr(torch.autograd.function.FunctionCtx, "save_for_backward", lambda self, *of: kept.extend(of))
+    with torch.no_grad():
+        linear_loss(hidden_MH.detach(), head.weight, head.bias, targets_M)
+    assert kept == [None, None, None]
 
 
 def test_a_frozen_head_gets_no_gradient_and_its_input_does() -> None:

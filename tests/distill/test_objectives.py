@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from magdi_ray.config.recipes import Contrast, Interaction, NextToken, resolve_recipe
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
-from magdi_ray.distill.objectives import contrast, interaction, next_token, pool, weighted_sum
+from magdi_ray.distill.objectives import OBJECTIVES, contrast, interaction, next_token, pool, weighted_sum
 from magdi_ray.distill.student import DistillModel
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 
@@ -190,6 +190,26 @@ def test_micro_batches_add_up_to_the_whole_step(bench: Workbench) -> None:
     parts = [batch_of(bench, i) for i in range(4)]
     shares = [weighted_sum(model(part), part, objectives, counts(whole))[0] for part in parts]
     assert float(sum(shares)) == pytest.approx(float(total), abs=1e-5)
+
+
+def test_the_weights_of_a_step_take_the_place_of_the_configured_ones(bench: Workbench) -> None:
+    model, batch = bench.model().eval(), batch_of(bench)
+    objectives, outputs = resolve_recipe("level4").objectives, model(batch_of(bench))
+    total, parts = weighted_sum(
+        outputs, batch, objectives, counts(batch), {"next_token": 0.5, "contrast": 0.0, "interaction": 2.0}
+    )
+    assert float(total) == pytest.approx(float(0.5 * parts["next_token"] + 2.0 * parts["interaction"]), abs=1e-5)
+    configured, _ = weighted_sum(outputs, batch, objectives, counts(batch))
+    again, _ = weighted_sum(outputs, batch, objectives, counts(batch), {o.name: o.weight for o in objectives})
+    assert float(configured) == float(again)
+
+
+def test_a_weight_of_zero_keeps_every_parameter_in_the_graph(bench: Workbench) -> None:
+    model, batch = bench.model(), batch_of(bench)
+    objectives = resolve_recipe("level4").objectives
+    loss, _ = weighted_sum(model(batch), batch, objectives, counts(batch), dict.fromkeys(OBJECTIVES, 0.0))
+    loss.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_making_a_batch_leaves_the_dataset_as_it_was(bench: Workbench) -> None:

@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magdi_ray.config.distil import TrainConfig
-from magdi_ray.distill.plan import GraphSize, Step, plan_steps, share
+from magdi_ray.distill.plan import GraphSize, Step, forwarded, measure, measure_lengths, plan_steps, share, unevenness
+from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 from magdi_ray.errors import ConfigError
 
 SIZES = st.lists(
     st.builds(GraphSize, st.integers(1, 50), st.integers(1, 400), st.integers(1, 12), st.integers(0, 30)), min_size=1, max_size=40
 )
+
+
+PACKED = st.lists(st.builds(GraphSize, st.just(5), st.integers(1, 400), st.just(2), st.just(1), st.just(True)), min_size=1)
+
+
+def step_of(sizes: list[GraphSize]) -> Step:
+    return Step(tuple(range(len(sizes))), 0, 0, 0)
 
 
 @given(sizes=SIZES, epochs=st.integers(1, 4), budget=st.integers(1, 300))
@@ -62,6 +70,61 @@ def test_packed_graphs_fill_a_micro_batch_by_their_sum() -> None:
     sizes = [GraphSize(5, tokens, 4, 3, packed=True) for tokens in (100, 90, 60, 40, 10)]
     batches = share(Step(tuple(range(5)), 0, 0, 0), sizes, workers=1, limit=190)[0]
     assert [sum(sizes[i].tokens for i in batch) for batch in batches] == [190, 110]
+
+
+@given(sizes=st.one_of(SIZES, PACKED), limit=st.integers(1, 800))
+def test_no_micro_batch_exceeds_its_limit_unless_it_is_one_graph(sizes: list[GraphSize], limit: int) -> None:
+    for batch in share(step_of(sizes), sizes, workers=1, limit=limit)[0]:
+        assert len(batch) == 1 or forwarded([sizes[i] for i in batch]) <= limit
+
+
+@given(sizes=PACKED, limit=st.integers(1, 800))
+def test_no_two_micro_batches_of_packed_rows_could_have_been_one(sizes: list[GraphSize], limit: int) -> None:
+    loads = sorted(sum(sizes[i].tokens for i in batch) for batch in share(step_of(sizes), sizes, workers=1, limit=limit)[0])
+    assert len(loads) == 1 or loads[0] + loads[1] > limit
+
+
+def test_a_small_graph_fills_the_first_gap_that_has_room_for_it() -> None:
+    sizes = [GraphSize(5, tokens, 2, 1, packed=True) for tokens in (60, 60, 60, 40, 40, 40)]
+    batches = share(step_of(sizes), sizes, workers=1, limit=100)[0]
+    assert sorted(map(sorted, batches)) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_padded_graphs_of_like_length_share_a_micro_batch() -> None:
+    sizes = [GraphSize(5, width * 4, 4, 3) for width in (10, 100, 11, 101, 12, 102)]
+    batches = share(step_of(sizes), sizes, workers=1, limit=1300)[0]
+    assert sorted(map(sorted, batches)) == [[0, 2, 4], [1, 3, 5]]
+
+
+@given(sizes=st.one_of(SIZES, PACKED), workers=st.integers(1, 4), limit=st.one_of(st.none(), st.integers(1, 800)), data=st.data())
+def test_what_a_worker_gets_does_not_depend_on_the_order_of_the_step(
+    sizes: list[GraphSize], workers: int, limit: int | None, data: st.DataObject
+) -> None:
+    shuffled = Step(tuple(data.draw(st.permutations(range(len(sizes))))), 0, 0, 0)
+    settings = {"workers": workers, "limit": limit}
+    assert share(shuffled, sizes, **settings) == share(step_of(sizes), sizes, **settings)
+
+
+@given(sizes=PACKED, workers=st.integers(1, 5))
+def test_no_worker_has_more_than_the_mean_and_one_graph(sizes: list[GraphSize], workers: int) -> None:
+    dealt = share(step_of(sizes), sizes, workers=workers, limit=None)
+    mean = sum(size.tokens for size in sizes) / workers
+    assert 1.0 <= unevenness(dealt, sizes) <= (mean + max(size.tokens for size in sizes)) / mean + 1e-9
+
+
+def test_unevenness_is_the_largest_load_over_the_mean() -> None:
+    sizes = [GraphSize(5, tokens, 2, 1, packed=True) for tokens in (300, 100)]
+    assert unevenness(share(step_of(sizes), sizes, workers=2, limit=None), sizes) == 1.5
+    assert unevenness([[()], [()]], sizes) == 1.0
+
+
+def test_lengths_alone_give_the_size_that_the_tokens_give() -> None:
+    nodes = (NodeTokens((1, 2, 3), True, "q/0"), NodeTokens((4,), False, "q/1"))
+    graph = GraphTokens("q", (7, 8), nodes, ())
+    for packed in (True, False):
+        switches = {"next_token": True, "loss_on_prompt": True, "packed": packed}
+        found = measure_lengths(2, [3, 1], [True, False], **switches)
+        assert found == measure(graph, **switches) == GraphSize(4, 6 if packed else 10, 2, 1, packed)
 
 
 @pytest.mark.parametrize("sizes", [[], [GraphSize(0, 10, 2, 0)]])

@@ -8,7 +8,7 @@ import pytest
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.config.recipes import NodeSelection, resolve_recipe
+from magdi_ray.config.recipes import LabelConfig, NodeSelection, resolve_recipe
 from magdi_ray.distill.tokens import best_agent, select_nodes, tokenise
 from magdi_ray.graph.text import drop_agreement, student_reply
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -111,3 +111,27 @@ def test_an_unlabelled_graph_is_counted_not_guessed(bench: Workbench) -> None:
     unlabelled = replace(MAGS[0], labels="none", nodes=nodes)
     done = tokenise([unlabelled], Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("level4"), max_length=256)
     assert done.skipped_graphs == {"unlabelled": 1}
+
+
+def test_a_published_solution_is_the_one_correct_node_of_its_question(bench: Workbench) -> None:
+    solved = replace(MAGS[0], question=replace(MAGS[0].question, solution="9 * 2 = 18"), labels="none")
+    [graph] = bench.graphs("sft_gold", (solved,))
+    [node] = graph.nodes
+    assert (node.correct, node.key, graph.edges) == (True, "q1/solution", ())
+    assert bench.tokenizer.decode(node.reply_ids) == "9 * 2 = 18\nThe answer is 18.</s>"
+
+
+def test_questions_without_a_published_solution_are_counted(bench: Workbench) -> None:
+    done = tokenise(MAGS, Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe("sft_gold"), max_length=256)
+    assert (done.graphs, done.skipped_graphs) == ((), {"no published solution": 4})
+
+
+def test_preferences_are_taken_over_the_nodes_that_contrast_is_taken_over(bench: Workbench) -> None:
+    assert bench.graphs("dpo") == bench.graphs("level3")
+
+
+def test_the_best_agent_is_the_best_under_the_labels_of_the_recipe(bench: Workbench) -> None:
+    mags = [replace(make_mag(n, ("18", "7", "7")), answer="7") for n in (1, 2)]
+    recipe = resolve_recipe("level1").model_copy(update={"labels": LabelConfig(source="vote")})
+    done = tokenise(mags, Gsm8k(), tokenizer=bench.tokenizer, recipe=recipe, max_length=256)
+    assert [graph.nodes[0].key for graph in done.graphs] == ["q1/1", "q2/1"]

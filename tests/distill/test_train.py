@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from magdi_ray.config.distil import CheckpointConfig, DeepSpeedConfig, LoraTuning, ScalingConfig, StudentConfig, TrainConfig
+from magdi_ray.config.distil import DeepSpeedConfig, DevConfig, LoraTuning, ScalingConfig, StudentConfig, TrainConfig
 from magdi_ray.config.recipes import Interaction, NextToken, RecipeConfig, resolve_recipe
 from magdi_ray.config.sections import FileTask
 from magdi_ray.distill.job import Job
+from magdi_ray.distill.steplog import read_dev
 from magdi_ray.distill.train import distill
 from magdi_ray.errors import EngineError
 from magdi_ray.graph.store import write_mags
@@ -28,7 +29,7 @@ CYCLE = (("18", "7", "18", "18", "18", "7"), ("18", "18", "18"), ("18", "6", "6"
 STEPS = 8
 
 
-def recipe(**interaction: Any) -> RecipeConfig:
+def level4(**interaction: Any) -> RecipeConfig:
     """Level 4 without dropout, so that workers draw nothing at random."""
     chosen = resolve_recipe("level4")
     changes = {"dropout": 0.0, "hidden": 16, **interaction}
@@ -46,7 +47,18 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
     write_mags(root / "graphs.parquet", [make_mag(i, CYCLE[i % 4]) for i in range(24)])
 
     @cache
-    def run(name: str, *, workers: int = 1, zero: int = 0, lora: bool = False, frozen: bool = False, every: int | None = None):  # type: ignore[no-untyped-def]
+    def run(  # type: ignore[no-untyped-def]
+        name: str,
+        *,
+        workers: int = 1,
+        zero: int = 0,
+        lora: bool = False,
+        frozen: bool = False,
+        dev: DevConfig | None = None,
+        recipe: str | None = None,
+        learning_rate: float = 3e-3,
+        steps: int = STEPS,
+    ):
         directory = root / name
         directory.mkdir(exist_ok=True)
         tuning = {"tuning": LoraTuning(type="lora", r=4, dropout=0.0)} if lora else {"tuning": {"type": "full"}}
@@ -59,16 +71,17 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
             task=FileTask(name="gsm8k"),
             student=StudentConfig(model=str(bench.directory), max_length=256, **tuning),
             model=str(bench.directory),
-            recipe=recipe(embeddings="frozen" if frozen else "live"),
+            recipe=resolve_recipe(recipe) if recipe else level4(embeddings="frozen" if frozen else "live"),  # type: ignore[arg-type]
             train=TrainConfig(
-                max_steps=STEPS,
+                max_steps=steps,
                 tokens_per_step=300,
                 tokens_per_micro_batch=2000,
-                learning_rate=3e-3,
+                learning_rate=learning_rate,
+                lr_scheduler_type="constant",
                 warmup_steps=2,
             ),
             deepspeed=DeepSpeedConfig(zero_stage=zero),
-            checkpoints=CheckpointConfig(every_steps=every),
+            dev=dev,
             seed=5,
             inputs={},
         )
@@ -80,7 +93,7 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
 
 def curve(directory: Path, name: str = "loss") -> torch.Tensor:
     lines = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
-    return torch.tensor([line[name] for line in lines if "loss" in line])
+    return torch.tensor([line[name] for line in lines if "event" not in line])
 
 
 def weights(directory: Path, file: str = "model.safetensors") -> torch.Tensor:
@@ -124,13 +137,42 @@ def test_frozen_embeddings_train_the_graph_network_but_another_student(train: Tr
     assert float((weights(live[1]) - weights(frozen[1])).abs().max()) > 1e-3
 
 
-def test_an_interrupted_training_goes_on_from_its_last_checkpoint_to_the_same_student(train: Train) -> None:
-    first, directory = train("checkpoints", workers=2, zero=2, every=3)
-    before = weights(directory)
-    again, _ = train.__wrapped__("checkpoints", workers=2, zero=2, every=3)  # type: ignore[attr-defined]
-    assert (first["resumed_at_step"], again["resumed_at_step"]) == (0, 6)
-    assert len(curve(directory)) == STEPS + (STEPS - 6)
-    torch.testing.assert_close(weights(directory), before, atol=1e-6, rtol=0)
+def test_dev_figures_are_measured_on_graphs_that_are_not_learned_from(train: Train) -> None:
+    dev = DevConfig(every_steps=3, graphs=4, accuracy_questions=3, max_tokens=8)
+    facts, directory = train("dev", workers=2, zero=3, lora=True, dev=dev)
+    measured = read_dev(directory / "log.jsonl", "level4")
+    assert (facts["graphs"], facts["dev_graphs"], facts["result"]) == (20, 4, "last")
+    assert [line["step"] for line in measured] == [0, 3, 6, STEPS]
+    assert measured[-1]["loss"] == facts["dev_loss"] < measured[0]["loss"]
+    assert {line["answered"] for line in measured} == {3}
+
+
+def test_training_stops_when_the_dev_loss_falls_no_more_and_gives_the_best_student(train: Train) -> None:
+    dev = DevConfig(every_steps=1, graphs=4, accuracy_questions=0, patience=2, student="best")
+    facts, directory = train("patience", dev=dev, learning_rate=0.3)
+    measured = read_dev(directory / "log.jsonl", "level4")
+    lowest = min(measured, key=lambda line: line["loss"])
+    assert facts["stopped_early"]
+    assert facts["steps"] == lowest["step"] + 2 < STEPS
+    assert (facts["best_step"], facts["best_loss"]) == (lowest["step"], lowest["loss"])
+    _, same = train("patience-short", dev=dev, learning_rate=0.3, steps=max(1, lowest["step"]))
+    torch.testing.assert_close(weights(directory), weights(same), atol=1e-6, rtol=0)
+
+
+def test_the_gradient_of_each_objective_is_logged_and_does_not_depend_on_the_workers(train: Train) -> None:
+    alone, together = train("one"), train("two", workers=2)
+    for name in ("next_token", "interaction", "contrast"):
+        norms = curve(alone[1], f"grad_norm/{name}")
+        assert bool((norms > 0).all())
+        torch.testing.assert_close(curve(together[1], f"grad_norm/{name}"), norms, atol=1e-5, rtol=1e-4)
+
+
+def test_preference_raises_correct_replies_above_incorrect_ones(train: Train) -> None:
+    facts, directory = train("dpo", workers=2, recipe="dpo")
+    losses = curve(directory, "preference")
+    assert float(losses[0]) == pytest.approx(0.6931, abs=1e-3)
+    assert float(losses[-1]) < float(losses[0]) - 0.01
+    assert facts["supervised_tokens"] > 0
 
 
 def test_a_worker_that_fails_is_reported_in_its_own_words(bench: Workbench, ray_cluster: None, tmp_path: Path) -> None:

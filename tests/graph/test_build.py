@@ -69,6 +69,14 @@ def test_labels_are_measured_against_gold_or_vote_or_not_at_all() -> None:
     assert [n.correct for n in build_mag(debate, TASK, labels="none").nodes] == [None, None, None]
 
 
+def test_a_judges_labels_fall_back_to_a_consensus_and_never_to_a_vote() -> None:
+    agreed, split = discuss(("7", "7")), discuss(("7", "7", "18"))
+    assert [n.correct for n in build_mag(agreed, TASK, labels="judge").nodes] == [True, True]
+    assert build_mag(split, TASK, labels="judge").labels == "none"
+    judged = replace(split, turns=(*split.turns, replace(split.turns[2], round=1, role="judge")))
+    assert [n.correct for n in build_mag(judged, TASK, labels="judge").nodes] == [False, False, True, True]
+
+
 def test_a_graph_without_a_reference_is_unlabelled() -> None:
     mag = build_mag(replace(discuss(("7",)), question=Question("q", "?")), TASK)
     assert mag.labels == "none"

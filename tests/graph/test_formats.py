@@ -57,6 +57,12 @@ def test_an_assistant_message_is_the_reply_of_its_round(tmp_path: Path) -> None:
     assert (debate.question.gold, debate.answer, debate.agreement, debate.stopped) == ("18", "18", 1.0, "consensus")
 
 
+@pytest.mark.parametrize(("gold", "solution"), [("9 * 2 = <<9*2=18>>18\n#### 18", "9 * 2 = 18"), ("18", None), (18, None)])
+def test_the_gold_text_brings_its_steps_along_where_it_has_any(tmp_path: Path, gold: Any, solution: str | None) -> None:
+    [debate] = society(tmp_path, chat("Q", "18"), gold=gold).debates
+    assert (debate.question.gold, debate.question.solution) == ("18", solution)
+
+
 def test_edges_are_the_replies_a_message_really_quotes(tmp_path: Path) -> None:
     first, second = chat("Q", "one", quote("two"), "1"), chat("Q", "two", "Think again", "2")
     [debate] = society(tmp_path, first, second, chat("Q", "six", quote("one", "two"), "3")).debates

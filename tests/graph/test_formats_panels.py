@@ -100,6 +100,13 @@ def test_an_explanation_lies_between_two_replies_of_one_model(tmp_path: Path) ->
     assert debate.turns[1].text == "Because.\nThe answer is (C)."
 
 
+def test_the_explanation_of_a_convincing_sample_is_the_solution_of_its_question(tmp_path: Path) -> None:
+    record = sample(prediction("2"), prediction("smile"))
+    record["train_sample"]["gold_explanation"] = "One meets with a smile. "
+    [debate] = held(tmp_path, "convincing", [record], LETTERS, "bard.json").debates
+    assert debate.question.solution == "One meets with a smile."
+
+
 def test_a_convincing_sample_without_options_is_read_by_its_task(tmp_path: Path) -> None:
     pre = {"question_explanations": ["One.", "Two."], "answer": "no", "confidence_level": "1.0"}
     [debate] = held(tmp_path, "convincing", [sample(pre, prediction("9"), options=[], answer="no")], StrategyQa()).debates

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from magdi_ray.debate.store import read_debates, write_debates
+from magdi_ray.debate.transcript import Debate
 from magdi_ray.errors import GraphError
+from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.schema import MAG_SCHEMA, SCHEMA_VERSION, Edge, Mag, Node
-from magdi_ray.graph.store import ROWS_PER_GROUP, check_version, iter_mags, read_mags, to_row, write_mags
+from magdi_ray.graph.store import (
+    ROWS_PER_GROUP,
+    check_version,
+    iter_mags,
+    iter_questions,
+    mag_groups,
+    read_group,
+    read_mags,
+    to_row,
+    write_mags,
+)
 from magdi_ray.tasks.base import Question
+from magdi_ray.tasks.gsm8k import Gsm8k
+from magdi_ray.tasks.store import QUESTION_SCHEMA, iter_stored, write_questions
 
 NODE = Node("a", 0, "debater", "m", "It is 18.", "It is", "18", 0.5, "stated", True, 3, 4, "ok")
 LOST = replace(NODE, agent="b", answer=None, confidence=None, confidence_source="none", correct=False, status="unparsed")
@@ -135,3 +150,47 @@ def test_one_question_has_one_graph_across_the_files_of_a_directory(tmp_path: Pa
     write_mags(tmp_path / "b.parquet", [mag()])
     with pytest.raises(GraphError, match="second one"):
         read_mags(tmp_path)
+
+
+def test_the_published_solution_stays_with_its_question(tmp_path: Path) -> None:
+    solved = replace(mag(), question=replace(mag().question, solution="9 * 2 = 18"))
+    write_mags(tmp_path, [solved, mag("none")])
+    assert read_mags(tmp_path) == [solved, mag("none")]
+
+
+def test_files_from_before_solutions_were_kept_are_read(tmp_path: Path) -> None:
+    older = pa.schema([field for field in MAG_SCHEMA if field.name != "solution"], metadata=MAG_SCHEMA.metadata)
+    assert read_mags(write_rows(tmp_path / "x.parquet", [to_row(mag())], older)) == [mag()]
+
+
+def test_a_row_group_can_be_read_without_the_replies_as_they_came(tmp_path: Path) -> None:
+    [group] = mag_groups(write_mags(tmp_path, [mag()]))
+    [read] = read_group(group, set(), texts=False)
+    assert [node.text for node in read.nodes] == [""] * 3
+    assert replace(read, nodes=tuple(replace(n, text=m.text) for n, m in zip(read.nodes, NODES, strict=True))) == mag()
+
+
+def test_questions_are_read_without_their_graphs(tmp_path: Path) -> None:
+    path = write_mags(tmp_path, [mag("a"), mag("b")])
+    assert list(iter_questions(path)) == [Question("a", "How many?"), Question("b", "How many?")]
+
+
+def test_a_solution_travels_from_the_questions_through_the_debates_into_the_graphs(tmp_path: Path) -> None:
+    question = Question("q", "How many?", "18", solution="9 * 2 = 18")
+    write_questions(tmp_path / "questions.parquet", [question, Question("r", "Which?")])
+    debates = [Debate(read, ("a",), "single") for read in iter_stored(tmp_path)]
+    (tmp_path / "debates").mkdir()
+    write_debates(tmp_path / "debates" / "part.parquet", debates)
+    mags = [build_mag(debate, Gsm8k()) for debate in read_debates(tmp_path / "debates")]
+    write_mags(tmp_path / "graphs", mags)
+    assert [read.question for read in read_mags(tmp_path / "graphs")] == [question, Question("r", "Which?")]
+
+
+def test_questions_and_debates_from_before_solutions_were_kept_are_read(tmp_path: Path) -> None:
+    question = Question("q", "How many?", "18")
+    debate = Debate(question, ("a",), "single")
+    write_debates(tmp_path / "old.parquet", [debate])
+    pq.write_table(pq.read_table(tmp_path / "old.parquet").drop_columns("solution"), tmp_path / "old.parquet")
+    assert list(read_debates(tmp_path)) == [debate]
+    pq.write_table(pa.Table.from_pylist([asdict(question)], QUESTION_SCHEMA).drop_columns("solution"), tmp_path / "old.parquet")
+    assert list(iter_stored(tmp_path)) == [question]

@@ -10,7 +10,7 @@ import pytest
 from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import TaskError
 from magdi_ray.tasks.base import Question, Split
-from magdi_ray.tasks.gsm8k import Gsm8k
+from magdi_ray.tasks.gsm8k import Gsm8k, worked_solution
 from magdi_ray.tasks.load import load_questions
 
 TASK = Gsm8k()
@@ -34,6 +34,19 @@ def test_a_file_is_read_in_order_with_its_golds(tmp_path: Path) -> None:
     first, second = load(write(tmp_path / "q.jsonl", *rows), split="test")
     assert (first.text, first.gold, first.split) == ("a?", "1200", "test")
     assert (second.id, second.gold) == ("x", "-5")
+
+
+@pytest.mark.parametrize(
+    ("answer", "solution"),
+    [
+        ("She sells 9 * 2 = $<<9*2=18>>18.\nThat is all.\n#### 18", "She sells 9 * 2 = $18.\nThat is all."),
+        ("2 < 3 < 4 and 4 > 3 > 2.\n#### 18", "2 < 3 < 4 and 4 > 3 > 2."),
+        ("#### 18", None),
+        ("18", None),
+    ],
+)
+def test_the_solution_is_the_published_steps_without_calculator_notes_and_final_answer(answer: str, solution: str | None) -> None:
+    assert worked_solution(answer) == solution
 
 
 def test_a_question_without_an_id_is_named_by_its_text(tmp_path: Path) -> None:
@@ -119,6 +132,9 @@ def test_every_published_gold_round_trips(data_dir: Path, name: str, count: int)
     questions = load(data_dir / "gsm8k" / f"{name}.jsonl", split="train")
     assert len(questions) == count
     for question in questions:
+        assert question.solution
+        assert "<<" not in question.solution
+        assert "####" not in question.solution
         assert TASK.same(TASK.extract(question, TASK.state(question.gold or "")), question.gold)
 
 

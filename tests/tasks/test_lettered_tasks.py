@@ -53,6 +53,25 @@ def test_a_published_row_is_a_self_contained_question(
 
 
 @pytest.mark.parametrize(
+    ("read_row", "row", "solution"),
+    [
+        (strategyqa.read_row, {**STRATEGYQA, "facts": ["Pears float. ", "So do figs."]}, "Pears float. So do figs."),
+        (strategyqa.read_row, {**STRATEGYQA, "facts": []}, None),
+        (strategyqa.read_row, {**STRATEGYQA, "facts": "Pears float."}, None),
+        (commonsenseqa.read_row, {**ECQA, "taskB": "It is two.\nNot one.\n"}, "It is two.\nNot one."),
+        (commonsenseqa.read_row, {**ECQA, "taskB": None}, None),
+        (commonsenseqa.read_row, {**ECQA, "taskB": "half a pair \ud800"}, None),
+        (commonsenseqa.read_row, COMMONSENSEQA, None),
+        (ecare.read_row, ECARE, None),
+    ],
+)
+def test_an_explanation_is_the_solution_only_where_one_was_published(
+    read_row: ReadRow, row: dict[str, Any], solution: str | None
+) -> None:
+    assert read_row(row, "train").solution == solution
+
+
+@pytest.mark.parametrize(
     ("read_row", "row", "found"),
     [
         (strategyqa.read_row, {**STRATEGYQA, "question": " "}, "' '"),

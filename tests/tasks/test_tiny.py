@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.tiny import Tiny, compact
+from magdi_ray.tiny.world import questions
 
 TASK: Task = Tiny()
 QUESTION = Question("q", "Kim has 8 figs. How many figs does Kim have?", gold="8")
@@ -72,3 +73,11 @@ def test_reasoning_loses_the_closing_answer_only() -> None:
 def test_the_prompt_is_the_question_in_tiny_words() -> None:
     assert TASK.prompt(QUESTION) == "kim has 8 figs . how many figs does kim have ?"
     assert compact(TASK.prompt(QUESTION)) == TASK.prompt(QUESTION)
+
+
+def test_the_solution_of_a_story_ends_before_its_answer() -> None:
+    for question in questions("train", 20, seed=3):
+        assert question.solution
+        assert TASK.extract(question, question.solution) is None
+        value = question.solution.split()[-2]
+        assert TASK.same(value, question.gold)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from magdi_ray.debate.transcript import Ask, Debate, Turn
 from magdi_ray.debate.vote import Ballot, tally
 from magdi_ray.errors import GraphError
 from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.gsm8k import worked_solution
+from magdi_ray.tasks.rows import written
 
 TOKENS_UNKNOWN = 0
 """`Turn.tokens_in` and `tokens_out` of an import: published debates hold no token counts."""
@@ -127,8 +129,10 @@ def question_of(record: Any) -> str:
     return question if isinstance(question, str) else ""
 
 
-def imported_question(task: Task, text: str, gold_text: object) -> Question:
+def imported_question(task: Task, text: str, gold_text: object, *, solution: object = None) -> Question:
     """A question of a published file; its id is the task's name and 12 hex digits of the text's SHA-256.
+
+    Its solution is the one the file gives, else what stands before the mark of a final answer in `gold_text` ("#### 18").
 
     Raises:
         RecordError: no question, or no gold answer that the task can read.
@@ -139,7 +143,7 @@ def imported_question(task: Task, text: str, gold_text: object) -> Question:
     gold = task.extract(question, str(gold_text)) if isinstance(gold_text, str | int | float) else None
     if gold is None:
         raise RecordError(f"no gold answer can be read from {str(gold_text)[-EXCERPT:]!r}")
-    return Question(id=question.id, text=text, gold=gold, split="train")
+    return replace(question, gold=gold, solution=written(solution) or worked_solution(gold_text))
 
 
 def read_reply(task: Task, question: Question, ask: Ask, text: str, model: str) -> Turn:

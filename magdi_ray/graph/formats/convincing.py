@@ -11,9 +11,9 @@ options and answers are numbered from 1 there:
      "prediction_post": {"answer_reasoning": "...", "answer": "4", "confidence_level": 0.9, ...}}
 
 A debate is the model's reply of round 0 and the one of round 1, which was shown the first. The human explanation it was also
-shown is nobody's reply and no turn. The reasoning stands under `question_explanations` in SQA, and may be a list of sentences;
-the turn's text is put together as for ReConcile's own outputs (`round_table`). An answer that is an option's text is read as
-that option.
+shown is nobody's reply and no turn, but the question's solution. The reasoning stands under `question_explanations` in SQA, and
+may be a list of sentences; the turn's text is put together as for ReConcile's own outputs (`round_table`). An answer that is an
+option's text is read as that option.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ def _debate(task: Task, agent: str, text: str, record: Any) -> Debate:
     options = sample.get("options") or []
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise RecordError('"options" must be a list of texts')
-    question = imported_question(task, lettered(text, options) if options else text, _answer(sample.get("answer"), options))
+    question = imported_question(
+        task,
+        lettered(text, options) if options else text,
+        _answer(sample.get("answer"), options),
+        solution=sample.get("gold_explanation"),
+    )
     turns = []
     for round_, key in enumerate(("prediction_pre", "prediction_post")):
         output = _output(record.get(key), key, options)

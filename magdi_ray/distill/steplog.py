@@ -1,0 +1,193 @@
+"""The log of a training: one JSON line a step, and the same figures to every tracker. Rank 0 alone writes one.
+
+    {"stage": "distil", "recipe": "level4", "time": 1760000000.1, "step": 7, "steps": 200, "loss": 2.31, "next_token": 1.7, ...}
+
+A step's line has no "event"; `step` counts from 0. Beside the figures of `train_step` it holds `tokens_per_second` (forwarded),
+`graphs_per_second`, `seconds_left`, and under "dev" the newest measurement of this attempt. Other lines:
+
+    {"event": "start", "step": 40, "steps": 200}         a training begins, or goes on after 40 steps
+    {"event": "dev", "step": 50, "loss": 2.4, "parts": {...}, "accuracy": 0.31, ...}    measured after 50 steps
+    {"event": "end", "step": 200, "steps": 200, "facts": {...}}
+
+The file only grows: what a crash undid is written again by the resumed training, and **the last line of a step counts**.
+`read_steps` and `read_dev` give each step once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from magdi_ray.distill.job import Job
+from magdi_ray.distill.trackers import Tracker, openers
+from magdi_ray.errors import EngineError
+
+if TYPE_CHECKING:
+    from magdi_ray.distill.dev import DevFigures
+
+logger = logging.getLogger(__name__)
+
+STAGE = "distil"
+
+
+class StepLog:
+    """Writes the log of one training from step `start` of `total` on, flushed a line at a time.
+
+    A tracker that fails is said once and left alone from then on: it must not end a training, and the file holds all it missed.
+    """
+
+    def __init__(self, job: Job, *, start: int, total: int, trackers: Mapping[str, Callable[[], Tracker]] | None = None) -> None:
+        """`trackers`: what opens each, by name; None: those of the job."""
+        self.recipe, self.start, self.total = job.recipe.name, start, total
+        self._began = time.monotonic()
+        self._dev: dict[str, Any] | None = None
+        Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+        whole = _ends_whole(Path(job.log))
+        self.stream = Path(job.log).open("a", encoding="utf-8")  # noqa: SIM115 - closed by end()
+        if not whole:
+            self.stream.write("\n")
+        self._line({"event": "start", "step": start, "steps": total})
+        self.trackers: list[Tracker] = []
+        for name, opens in (openers(job, start=start) if trackers is None else trackers).items():
+            self._attempt(name, lambda opens=opens: self.trackers.append(opens()))  # type: ignore[misc]
+
+    def write(self, number: int, figures: Mapping[str, float]) -> None:
+        """The figures of one step; `number` counts from 0."""
+        figures = {**figures, **rates(figures)}
+        done = number + 1
+        left = (time.monotonic() - self._began) / max(1, done - self.start) * (self.total - done)
+        line = {"step": number, "steps": self.total, **{name: round(value, 8) for name, value in figures.items()}}
+        self._line(line | {"seconds_left": round(left, 1)} | ({"dev": self._dev} if self._dev else {}))
+        self._send(number, figures)
+
+    def dev(self, done: int, figures: DevFigures) -> None:
+        """A measurement after `done` steps."""
+        self._line({"event": "dev", "step": done, "steps": self.total, **asdict(figures)})
+        self._dev = {"step": done, "loss": figures.loss, "accuracy": figures.accuracy}
+        known = {"loss": figures.loss, **figures.parts, "seconds": figures.seconds}
+        if figures.accuracy is not None:
+            known |= {"accuracy": figures.accuracy, "unread": float(figures.unread)}
+        self._send(done, {f"dev/{name}": value for name, value in known.items()})
+
+    def end(self, done: int, facts: Mapping[str, Any]) -> None:
+        """The training ended after `done` steps; close everything."""
+        self._line({"event": "end", "step": done, "steps": self.total, "facts": dict(facts)})
+        self.stream.close()
+        for tracker in self.trackers:
+            self._attempt(tracker.name, lambda tracker=tracker: tracker.close(dict(facts)))  # type: ignore[misc]
+
+    def _line(self, values: Mapping[str, Any]) -> None:
+        self.stream.write(json.dumps({"stage": STAGE, "recipe": self.recipe, "time": round(time.time(), 3), **values}) + "\n")
+        self.stream.flush()
+
+    def _send(self, step: int, figures: Mapping[str, float]) -> None:
+        self.trackers = [
+            tracker
+            for tracker in self.trackers
+            if self._attempt(tracker.name, lambda tracker=tracker: tracker.log(step, dict(figures)))  # type: ignore[misc]
+        ]
+
+    def _attempt(self, name: str, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except Exception as error:  # whatever a network or a package of others raises
+            logger.warning(
+                "%s failed and is told nothing more of training %r, which goes on; its log holds every figure: %s: %s",
+                *(name, self.recipe, type(error).__name__, error),
+            )
+            return False
+        return True
+
+
+def rates(figures: Mapping[str, float]) -> dict[str, float]:
+    """Tokens forwarded and graphs a second over one step, as far as the figures say."""
+    seconds = figures.get("seconds", 0.0)
+    sources = {"tokens_per_second": "tokens_forwarded", "graphs_per_second": "graphs"}
+    return {name: figures[source] / seconds for name, source in sources.items() if seconds > 0 and source in figures}
+
+
+def check_finite(number: int, figures: Mapping[str, float]) -> None:
+    """Refuse to go on from a step whose loss or gradient is not a number; on every worker alike, as the figures are equal.
+
+    `grad_norm`: below zero is DeepSpeed's word for a norm that is not finite.
+
+    Raises:
+        EngineError: names the step (from 0), the figures and what to lower.
+    """
+    norm = figures.get("grad_norm", 0.0)
+    wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+    if norm < 0 and "grad_norm" not in wrong:
+        wrong.append("grad_norm")
+    if not {"loss", "grad_norm"} & set(wrong):
+        return
+    raise EngineError(
+        f"Training left the numbers at step {number}: {', '.join(f'{name} is {figures[name]}' for name in sorted(wrong))}; "
+        f"nothing is learned from there on. The learning rate was {figures.get('learning_rate', math.nan):g}: lower "
+        "distil.train.learning_rate, heads_learning_rate or max_grad_norm, or raise warmup_steps. With bf16: true, see whether "
+        "bf16: false does it too."
+    )
+
+
+def read_steps(path: Path, recipe: str) -> list[dict[str, Any]]:
+    """The line of every step of a recipe's training, each once and in order. A torn last line is passed over.
+
+    Where a training was begun anew (its results were removed, or its settings changed), only the newest counts.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for line in _lines(path, recipe):
+        if line.get("event") == "start":
+            steps = {number: step for number, step in steps.items() if number < line["step"]}
+        elif "event" not in line:
+            steps[line["step"]] = line
+    return [steps[number] for number in sorted(steps)]
+
+
+def read_dev(path: Path, recipe: str) -> list[dict[str, Any]]:
+    """Every measurement of a recipe's training, each step once and in order; else as `read_steps`."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in _lines(path, recipe):
+        if line.get("event") == "start":
+            found = {done: measured for done, measured in found.items() if 0 < line["step"] >= done}
+        elif line.get("event") == "dev":
+            found[line["step"]] = line
+    return [found[done] for done in sorted(found)]
+
+
+def _lines(path: Path, recipe: str) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for text in stream:
+            try:
+                line = json.loads(text)
+            except ValueError:  # torn by a crash, perhaps with the next line behind it
+                continue
+            if isinstance(line, dict) and line.get("stage") == STAGE and line.get("recipe") == recipe and "step" in line:
+                yield line
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a file's last line is complete; after a crash it may not be, and the next would be lost with it."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
+
+
+def peak_memory() -> int:
+    """Bytes this process held at most: allocated on its GPU where it has one, else resident in memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

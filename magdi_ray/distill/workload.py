@@ -1,0 +1,142 @@
+"""A workload: what one pass over a recipe's training data holds, counted from graphs or expected of a debate still to be held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from magdi_ray.config.recipes import RecipeConfig
+
+if TYPE_CHECKING:
+    from magdi_ray.distill.tokens import GraphTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One pass over what a recipe learns from."""
+
+    questions: int
+    graphs: int
+    """Units that are forwarded on their own: whole graphs, or single replies where no objective compares any."""
+    nodes: int
+    forwarded: int
+    """Tokens through the student, padding not counted."""
+    supervised: int
+    """Tokens a step is filled up with: those with next-token loss; without such a loss, all of the replies."""
+    headed: int
+    """Tokens whose logits are computed."""
+    attended: int
+    """Pairs of a token and one it attends to, itself included."""
+    reread: int
+    """Tokens whose keys and values are laid side by side again for a reply: its prompt's and its own; 0 where rows are padded."""
+    pairwise: int | None
+    """Tokens a training pair by pair would forward: a correct and an incorrect sequence each, the smaller side repeated; None
+    where nothing is compared."""
+    largest: int
+    """Tokens of the largest graph."""
+
+    def without(self, questions: int) -> Workload:
+        """The same with so many questions held out, as if all were alike."""
+        share = max(0.0, 1.0 - questions / max(1, self.questions))
+        fields = ("questions", "graphs", "nodes", "forwarded", "supervised", "headed", "attended", "reread")
+        kept = {name: round(getattr(self, name) * share) for name in fields}
+        return replace(self, **kept, pairwise=None if self.pairwise is None else round(self.pairwise * share))
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is assumed of a debate that is still to be held; lengths in the student's tokens, on average."""
+
+    questions: int
+    nodes: float
+    """Replies a recipe selects of one question."""
+    most_nodes: int
+    """The same where no debate stops early."""
+    prompt: int
+    reply: int
+    correct_share: float
+
+
+def compares(recipe: RecipeConfig) -> bool:
+    """Whether the replies to one question are learned from together, the incorrect ones among them."""
+    return any(o.name in ("contrast", "interaction", "preference") and o.weight > 0 for o in recipe.objectives)
+
+
+def expected_workload(found: Expected, recipe: RecipeConfig, *, packed: bool = True) -> Workload:
+    """The workload of a debate that is still to be held.
+
+    All replies count as equally long, and as correct or not independently of each other; none is left out for its length.
+    """
+    share = {"both": 1.0, "correct": found.correct_share, "incorrect": 1.0 - found.correct_share}[recipe.nodes.correct]
+    together = compares(recipe)
+    correct_share = 1.0 if recipe.nodes.texts == "gold_solutions" else found.correct_share
+    nodes = found.questions * found.nodes * (share if together else correct_share)
+    correct = nodes * (1.0 if not together or recipe.nodes.correct == "correct" else found.correct_share)
+    graphs = found.questions if together else nodes
+    prompts = (graphs if packed else nodes) * found.prompt
+    taught, headed = _taught(recipe, correct, nodes)
+    tokens = found.reply + (found.prompt - 1 if _on_prompt(recipe) else 0)
+    once = found.prompt * (found.prompt + 1) / 2
+    return Workload(
+        questions=found.questions,
+        graphs=round(graphs),
+        nodes=round(nodes),
+        forwarded=round(prompts + nodes * found.reply),
+        supervised=round(taught * tokens),
+        headed=round(headed * tokens),
+        attended=round(prompts / found.prompt * once + nodes * _reaches(found.prompt, found.reply)),
+        reread=round(nodes * (found.prompt + found.reply)) if packed else 0,
+        pairwise=round(2 * max(correct, nodes - correct) * (found.prompt + found.reply)) if together else None,
+        largest=found.prompt + found.reply * (found.most_nodes if together else 1),
+    )
+
+
+def counted_workload(graphs: Iterable[GraphTokens], recipe: RecipeConfig, *, packed: bool = True) -> Workload:
+    """The workload of graphs that exist, as tokenised for a recipe."""
+    questions: set[str] = set()
+    total = dict.fromkeys(("graphs", "nodes", "forwarded", "supervised", "headed", "attended", "reread", "pairwise"), 0)
+    largest = 0
+    for graph in graphs:
+        prompt, replies = len(graph.prompt_ids), [len(node.reply_ids) for node in graph.nodes]
+        right = sum(node.correct for node in graph.nodes)
+        extra = prompt - 1 if _on_prompt(recipe) else 0
+        correct = sum(len(node.reply_ids) + extra for node in graph.nodes if node.correct)
+        taught, headed = _taught(recipe, correct, sum(replies) + extra * len(replies))
+        questions.add(graph.question_id)
+        prompts = 1 if packed else len(replies)
+        total["graphs"] += 1
+        total["nodes"] += len(replies)
+        total["forwarded"] += prompt * prompts + sum(replies)
+        total["supervised"] += round(taught)
+        total["headed"] += round(headed)
+        total["attended"] += prompts * prompt * (prompt + 1) // 2 + sum(round(_reaches(prompt, reply)) for reply in replies)
+        total["reread"] += prompt * len(replies) + sum(replies) if packed else 0
+        total["pairwise"] += _pairwise(graph, right)
+        largest = max(largest, prompt + sum(replies))
+    if not compares(recipe):
+        return Workload(questions=len(questions), **{**total, "pairwise": None}, largest=largest)  # type: ignore[arg-type]
+    return Workload(questions=len(questions), **total, largest=largest)
+
+
+def _pairwise(graph: GraphTokens, right: int) -> int:
+    """Tokens of `max(correct, incorrect)` pairs, the smaller side repeated in turn; one that is empty is a placeholder."""
+    pairs, prompt = max(right, len(graph.nodes) - right), len(graph.prompt_ids)
+    sides = [[len(node.reply_ids) for node in graph.nodes if node.correct == kind] for kind in (True, False)]
+    return sum(prompt + (side[i % len(side)] if side else 0) for side in sides for i in range(pairs))
+
+
+def _reaches(prompt: int, reply: int) -> float:
+    """Pairs of a token of a reply and one it attends to: the prompt, and the reply up to itself."""
+    return reply * prompt + reply * (reply + 1) / 2
+
+
+def _on_prompt(recipe: RecipeConfig) -> bool:
+    return any(o.name == "next_token" and o.loss_on_prompt for o in recipe.objectives)
+
+
+def _taught(recipe: RecipeConfig, correct: float, every: float) -> tuple[float, float]:
+    """What fills a step, and what needs logits, of `correct` and of `every` node."""
+    names = {objective.name for objective in recipe.objectives}
+    learned = correct if "next_token" in names else 0.0
+    return (learned if "next_token" in names else every), learned + (every if "preference" in names else 0.0)

@@ -1,0 +1,105 @@
+"""Checkpoints on a local directory and on an fsspec file system: whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from magdi_ray.distill import train
+from magdi_ray.distill.checkpoint import INDEX, save_tensors
+from magdi_ray.distill.job import TrainState
+from magdi_ray.distill.storage import Shelf, open_storage, step_name
+from magdi_ray.errors import ConfigError
+
+
+@pytest.fixture(params=["{}", "file://{}", "dir::file://{}"])
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
+    """pyarrow reaches the first two itself, and the third through fsspec."""
+    filesystem, path = open_storage(request.param.format(tmp_path / "storage"))
+    return Shelf(filesystem, f"{path}/run".lstrip("/") if "dir" in request.param else f"{path}/run")
+
+
+def put(shelf: Shelf, directory: Path, *steps: int) -> None:
+    save_tensors(directory, {"a": torch.ones(3), "b": torch.ones(3)}, limit=20)
+    for step in steps:
+        shelf.put(directory, step_name(step))
+
+
+def cut(shelf: Shelf, step: int, file: str) -> None:
+    with shelf.filesystem.open_output_stream(f"{shelf.path}/{step_name(step)}/{file}") as stream:
+        stream.write(b"{")
+
+
+def test_the_newest_whole_checkpoint_is_found_and_half_ones_go(shelf: Shelf, tmp_path: Path) -> None:
+    put(shelf, tmp_path / "local", 3, 99_999_999, 100_000_000, 100_000_001)
+    cut(shelf, 100_000_000, "tensors-00001.safetensors")
+    cut(shelf, 100_000_001, INDEX)
+    assert shelf.tidy() == step_name(99_999_999)
+    assert shelf.names() == [step_name(3), step_name(99_999_999)]
+
+
+def test_an_empty_shelf_holds_nothing(shelf: Shelf) -> None:
+    assert (shelf.names(), shelf.tidy()) == ([], None)
+    shelf.remove(step_name(3))
+
+
+def test_a_copy_that_fails_once_is_made_again(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, calls = train.Shelf.put.__globals__["pafs"].copy_files, []
+
+    def flaky(*args: Any, **options: Any) -> None:
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError("the disk is away")
+        copy(*args, **options)
+
+    monkeypatch.setattr("magdi_ray.distill.storage.pafs.copy_files", flaky)
+    put(shelf, tmp_path / "local", 3)
+    assert (len(calls), shelf.is_whole(step_name(3))) == (2, True)
+
+
+@pytest.mark.parametrize("where", ["nosuch://bucket/path", "abfs://container/path"])
+def test_a_file_system_nobody_knows_is_refused_by_name(where: str) -> None:
+    with pytest.raises(ConfigError, match=f"checkpoints.storage.*{where}"):
+        open_storage(where)
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.RayCheckpoints:
+    """As on the only worker of a run."""
+    filesystem, path = open_storage(str(tmp_path))
+    storage = SimpleNamespace(storage_filesystem=filesystem, experiment_fs_path=path)
+    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_storage=lambda: storage))
+    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.dist, "broadcast_object_list", lambda chosen, src: None)
+    return train.RayCheckpoints(keep=2)
+
+
+def weights(step: int) -> dict[str, torch.Tensor]:
+    return {"w": torch.full((2,), float(step))}
+
+
+def test_the_best_weights_replace_those_before(checkpoints: train.RayCheckpoints) -> None:
+    assert checkpoints.load_best() is None
+    for step in (2, 4):
+        checkpoints.keep_best(weights(step), TrainState(step=step, best_step=step))
+    checkpoints.keep_best(None, TrainState(step=6, best_step=6))  # as on another worker
+    assert checkpoints.best.names() == [step_name(4)]
+    assert torch.equal(checkpoints.load_best()["w"], weights(4)["w"])  # type: ignore[index]
+
+
+def test_a_resumed_training_has_the_best_weights_of_its_checkpoint(
+    checkpoints: train.RayCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = TrainState(step=6, best_step=4)
+    monkeypatch.setattr(train, "load_state", lambda engine, directory: saved)
+    checkpoints.keep_best(weights(4), TrainState(step=4, best_step=4))
+    put(checkpoints.shelf, tmp_path / "local", 6)
+    assert checkpoints.restore(None) is saved
+    checkpoints.keep_best(weights(8), TrainState(step=8, best_step=8))
+    assert torch.equal(checkpoints.load_best()["w"], weights(8)["w"])  # type: ignore[index]
+    assert checkpoints.restore(None) is saved
+    assert torch.equal(checkpoints.load_best()["w"], weights(4)["w"])  # type: ignore[index]
