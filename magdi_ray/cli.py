@@ -13,7 +13,7 @@ from rich.console import Console
 
 from magdi_ray import __version__
 from magdi_ray.config import RunConfig, config_schema, dump_config, load_config
-from magdi_ray.distill.export import Dtype
+from magdi_ray.distill.export.student import Dtype
 from magdi_ray.errors import GraphError, MagdiError
 from magdi_ray.runs import CONFIG, Resume, Run
 
@@ -108,8 +108,8 @@ def plan(
     Example: magdi plan configs/gsm8k-api.yaml --set debate.protocol.rounds=2
     """
     from magdi_ray.debate.view import plan_remarks, plan_table
-    from magdi_ray.distill.prospect import as_json as distil_json
-    from magdi_ray.distill.prospect import memory_table, recipe_table
+    from magdi_ray.distill.forecast.prospect import as_json as distil_json
+    from magdi_ray.distill.forecast.prospect import memory_table, recipe_table
     from magdi_ray.planning import debate_figures, plan_run
 
     loaded, directory = _open(config, out_, set_)

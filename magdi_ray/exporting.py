@@ -16,8 +16,8 @@ from typing import Any
 from magdi_ray import __version__
 from magdi_ray.agents.weights import BASE_AND_ADAPTER, HUB_NAME, PACKAGE_SCHEME
 from magdi_ray.config import RecipeConfig, RunConfig, load_config, recipes
-from magdi_ray.distill.card import Base, Record, model_card
-from magdi_ray.distill.export import Dtype, Exported, base_of, write_export
+from magdi_ray.distill.export.card import Base, Record, model_card
+from magdi_ray.distill.export.student import Dtype, Exported, base_of, write_export
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.graph.store import iter_mags
 from magdi_ray.pipeline import plan

@@ -41,6 +41,8 @@ class Stage:
     needs_ray: bool = False
     beside: bool = False
     """May run at the same time as the next stage, if that may too."""
+    tidy: Callable[[RunConfig, Run, Path], None] | None = None
+    """Removes what only an unfinished attempt needs; called when the stage is complete."""
 
 
 def plan(config: RunConfig) -> list[Stage]:
@@ -72,8 +74,8 @@ def plan(config: RunConfig) -> list[Stage]:
             "seed": config.seed,
         }
         students.append(stages.student_stage(config, recipe))
-        make = partial(stages.make_student, recipe=recipe)
-        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True, beside=True))
+        make, tidy = partial(stages.make_student, recipe=recipe), partial(stages.forget_training, recipe=recipe)
+        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True, beside=True, tidy=tidy))
     inputs = ("questions", "graphs", *base, *students)
     shaped = {"evaluate": config.evaluate, "seed": config.seed}
     result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
@@ -146,6 +148,8 @@ def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:
     started = time.monotonic()
     facts = stage.make(config, run, directory)
     manifest = run.finish(stage.name, stage.shaped_by, stage.inputs, seconds=time.monotonic() - started, facts=facts)
+    if stage.tidy is not None:
+        stage.tidy(config, run, directory)
     shown = ", ".join(f"{_figure(value)} {name}" for name, value in facts.items() if isinstance(value, int) and value)
     console.print(f"[green]✓[/] {stage.name}: {shown or 'done'} [dim]({manifest.seconds:.0f} s)[/]")
 

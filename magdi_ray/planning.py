@@ -15,9 +15,9 @@ from magdi_ray.config import RecipeConfig, RunConfig, recipes
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.plan import SAMPLE, Plan, plan_debates
 from magdi_ray.debate.view import spent_before
-from magdi_ray.distill.prospect import Prospect, look_ahead
-from magdi_ray.distill.shapes import files_at_hand
-from magdi_ray.distill.workload import Expected, Workload, counted_workload, expected_workload
+from magdi_ray.distill.forecast.prospect import Prospect, look_ahead
+from magdi_ray.distill.forecast.shapes import files_at_hand
+from magdi_ray.distill.forecast.workload import Expected, Workload, counted_workload, expected_workload
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import iter_mags

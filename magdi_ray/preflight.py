@@ -17,7 +17,7 @@ from magdi_ray.config.distil import QloraTuning, ScratchModel
 from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
 from magdi_ray.config.sections import AgentConfig, DebateConfig
 from magdi_ray.debate.load import load_protocol, rehearse
-from magdi_ray.distill.trackers import check_trackers
+from magdi_ray.distill.watch.trackers import check_trackers
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
 from magdi_ray.runs import Run

@@ -38,6 +38,7 @@ from magdi_ray.tasks.store import count_stored, iter_stored, write_questions, wr
 
 if TYPE_CHECKING:
     from magdi_ray.debate.operator import DebateStage
+    from magdi_ray.distill.job import Job
 
 Facts = dict[str, Any]
 
@@ -232,13 +233,32 @@ def student_stage(config: RunConfig, recipe: RecipeConfig) -> str:
 
 def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> Facts:
     """Distil one student on Ray Train."""
-    from magdi_ray.distill.job import Job
     from magdi_ray.distill.train import distill
-    from magdi_ray.distill.view import cost_summary
+    from magdi_ray.distill.watch.view import cost_summary
+
+    job = training_job(config, run, directory, recipe)
+    offset = run.metrics.stat().st_size if run.metrics.exists() else 0
+    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset, recipe.name)):
+        facts = distill(job, config.distil.scaling, storage=run.root / "training")
+    for line in cost_summary(facts):
+        console.print(f"  [dim]{recipe.name}: {line}[/]", soft_wrap=True)
+    return facts
+
+
+def forget_training(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> None:
+    """Delete the checkpoints of a training whose student is complete."""
+    from magdi_ray.distill.train import forget
+
+    forget(training_job(config, run, directory, recipe), storage=run.root / "training")
+
+
+def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeConfig) -> Job:
+    """What the workers of a recipe's training are told."""
+    from magdi_ray.distill.job import Job
 
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
     inputs["student"] = file_hash(base_model(config, run))
-    job = Job(
+    return Job(
         graphs=str(run.path("graphs")),
         tokens=str(run.root / "tokens"),
         output=str(directory),
@@ -257,17 +277,11 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
         seed=derive_seed(config.seed, "distil"),
         inputs=inputs,
     )
-    offset = run.metrics.stat().st_size if run.metrics.exists() else 0
-    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset, recipe.name)):
-        facts = distill(job, config.distil.scaling, storage=(run.root / "training"))
-    for line in cost_summary(facts):
-        console.print(f"  [dim]{recipe.name}: {line}[/]", soft_wrap=True)
-    return facts
 
 
 def _follow(progress: Progress, log: Path, offset: int, recipe: str) -> None:
     """Show the newest step of a training from the run's log."""
-    from magdi_ray.distill.view import progress_note
+    from magdi_ray.distill.watch.view import progress_note
 
     if not log.exists():
         return

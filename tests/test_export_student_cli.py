@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from magdi_ray import cli
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config import RunConfig, load_config, recipes
-from magdi_ray.distill.card import Base, Record, model_card
+from magdi_ray.distill.export.card import Base, Record, model_card
 from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.exporting import chosen_recipe, finished_student, hub_dataset, public_name, record_of, whole_directory
 from magdi_ray.pipeline import plan

@@ -39,9 +39,8 @@ PURE = (
     ),
     *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "plan", "batch", "objectives")),
     *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
-    *(f"distill/{name}.py" for name in ("job", "labels", "dataset", "units", "schedule", "gradients", "checkpoint", "masters")),
-    *(f"distill/{name}.py" for name in ("dev", "steplog", "trackers", "view", "export", "card", "storage")),
-    *(f"distill/{name}.py" for name in ("shapes", "workload", "memory", "forecast", "prospect")),
+    *(f"distill/{name}.py" for name in ("job", "labels", "dataset", "units", "schedule", "gradients")),
+    *(f"distill/{name}" for name in ("checkpoint", "watch", "export", "forecast")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics")),
 )
 

@@ -9,8 +9,8 @@ import pytest
 
 from magdi_ray import cli
 from magdi_ray.config import RunConfig, load_config, recipes
-from magdi_ray.distill.prospect import Prospect, look_ahead
-from magdi_ray.distill.workload import Expected, expected_workload
+from magdi_ray.distill.forecast.prospect import Prospect, look_ahead
+from magdi_ray.distill.forecast.workload import Expected, expected_workload
 from magdi_ray.pipeline import run_pipeline
 from magdi_ray.planning import plan_run
 from magdi_ray.runs import Run

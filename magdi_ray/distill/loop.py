@@ -20,14 +20,14 @@ from magdi_ray.config.distil import CheckpointConfig
 from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts
 from magdi_ray.distill.dataset import TokenStore
-from magdi_ray.distill.dev import DevExam, choose_questions, judge, measure_dev
 from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.plan import Step, plan_steps
 from magdi_ray.distill.schedule import weights_at
-from magdi_ray.distill.steplog import StepLog, check_finite, peak_memory
 from magdi_ray.distill.student import DistillModel, decoder_of, export_student, load_student, load_tokenizer
 from magdi_ray.distill.units import MicroBatch, Units, ahead, feed
+from magdi_ray.distill.watch.dev import DevExam, choose_questions, judge, measure_dev
+from magdi_ray.distill.watch.steplog import StepLog, check_finite, peak_memory
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
 from magdi_ray.errors import EngineError
 from magdi_ray.graph.store import iter_questions

@@ -241,6 +241,7 @@ def export_student(
     weights = state if state is not None else {name: tensor.detach() for name, tensor in model.state_dict().items()}
     student = {name.removeprefix("student."): t.cpu().contiguous() for name, t in weights.items() if name.startswith("student.")}
     model.student.save_pretrained(directory, state_dict=student, safe_serialization=True)
+    (directory / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in; `magdi export` writes the card
     tokenizer.save_pretrained(directory)
     heads = {name: t.float().cpu().contiguous() for name, t in weights.items() if not name.startswith("student.")}
     if heads:

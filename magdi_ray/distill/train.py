@@ -17,10 +17,10 @@ from torch import Tensor
 
 from magdi_ray.cluster import root_cause
 from magdi_ray.config.distil import ScalingConfig
-from magdi_ray.distill.checkpoint import load_state, load_tensors, save_state, save_tensors
+from magdi_ray.distill.checkpoint.state import load_state, load_tensors, save_state, save_tensors
+from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
 from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.loop import run_training
-from magdi_ray.distill.storage import Shelf, open_storage, step_name
 from magdi_ray.distill.tokenising import tokenise_graphs
 from magdi_ray.errors import EngineError, MagdiError
 
@@ -138,8 +138,8 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     """Train one student on Ray Train and return the facts of the training.
 
     An earlier attempt at the same job (`job.identity`), with any number of workers and any ZeRO stage, is continued from its
-    newest whole checkpoint. Checkpoints lie in `job.checkpoints.storage`, or in `storage`; those of a training that ended are
-    deleted.
+    newest whole checkpoint. Checkpoints lie in `job.checkpoints.storage`, or in `storage`; `forget` deletes them once the student
+    is safe.
 
     Args:
         job: what to train.
@@ -152,7 +152,7 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     """
     from ray.train.torch import TorchTrainer
 
-    name = f"{job.recipe.name}-{job.identity[:12]}"
+    name = _name(job)
     storage.mkdir(parents=True, exist_ok=True)
     facts = storage.resolve() / f"{name}.facts.json"
     facts.unlink(missing_ok=True)
@@ -173,10 +173,18 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
         traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
         own = getattr(error, "controller_failure", error)
         raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(own)}") from error
-    found = json.loads(facts.read_text(encoding="utf-8"))
-    here = Path(run.storage_context.experiment_fs_path)
-    Shelf(filesystem, here.parent.as_posix()).remove(here.name)
-    return found  # type: ignore[no-any-return]
+    return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def forget(job: Job, *, storage: Path) -> None:
+    """Delete the checkpoints of a training whose student is kept elsewhere by now. Nothing is done where there are none."""
+    filesystem, path = open_storage(job.checkpoints.storage or str(storage))
+    Shelf(filesystem, path).remove(_name(job))
+    (storage / f"{_name(job)}.facts.json").unlink(missing_ok=True)
+
+
+def _name(job: Job) -> str:
+    return f"{job.recipe.name}-{job.identity[:12]}"
 
 
 def _ray_scaling(scaling: ScalingConfig) -> Any:

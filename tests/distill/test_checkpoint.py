@@ -18,9 +18,9 @@ from torch import Tensor
 
 from magdi_ray.config.distil import DeepSpeedConfig, TrainConfig
 from magdi_ray.distill.batch import Counts, collate
-from magdi_ray.distill.checkpoint import INDEX, is_whole, load_state, load_tensors, save_state, save_tensors
+from magdi_ray.distill.checkpoint.masters import masters_of
+from magdi_ray.distill.checkpoint.state import INDEX, is_whole, load_state, load_tensors, save_state, save_tensors
 from magdi_ray.distill.job import TrainState
-from magdi_ray.distill.masters import masters_of
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.zero import build_engine, gathered_state
 from magdi_ray.errors import EngineError
@@ -178,7 +178,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     return {key: value for world in (1, 2) for key, value in torch.load(directory / f"{world}.pt", weights_only=False).items()}
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize(("student", "source", "target"), MOVES)
 def test_a_training_goes_on_elsewhere_as_if_undisturbed(results, student, source, target) -> None:
     whole, rest = results[student, source], results[student, source, target]
@@ -189,7 +188,6 @@ def test_a_training_goes_on_elsewhere_as_if_undisturbed(results, student, source
         torch.testing.assert_close(weight, whole.weights[name], atol=3e-2 if loose else 1e-4, rtol=0)
 
 
-@pytest.mark.cluster
 def test_bfloat16_weights_come_from_the_masters_bit_by_bit(results) -> None:
     restored = [results[BF16, (2, 2), target].restored for target in ((2, 2), (2, 3), (2, 0), (1, 2))]
     for name, weight in restored[0].items():
@@ -198,14 +196,12 @@ def test_bfloat16_weights_come_from_the_masters_bit_by_bit(results) -> None:
     assert rest.losses == whole.losses[SAVED:]
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("forgotten", SABOTAGE)
 def test_forgetting_any_part_of_the_optimiser_changes_the_curve(results, forgotten) -> None:
     whole, rest = results["full, tied head", (1, 0)], results[forgotten]
     assert max(abs(a - b) for a, b in zip(rest.losses, whole.losses[SAVED:], strict=True)) > 1e-3
 
 
-@pytest.mark.cluster
 def test_a_checkpoint_of_another_model_is_refused(results) -> None:
     assert "is of another model" in results["another model"]
 

@@ -23,11 +23,11 @@ from magdi_ray.config.recipes import Interaction, RecipeConfig, resolve_recipe
 from magdi_ray.distill import zero
 from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import GraphBatch, collate
-from magdi_ray.distill.dev import DevExam, DevFigures, choose_questions, judge, measure_dev
 from magdi_ray.distill.job import TrainState
 from magdi_ray.distill.plan import GraphSize, measure
 from magdi_ray.distill.student import DistillModel, add_lora, decoder_of, load_tokenizer
 from magdi_ray.distill.tokens import GraphTokens, tokenise
+from magdi_ray.distill.watch.dev import DevExam, DevFigures, choose_questions, judge, measure_dev
 from magdi_ray.errors import ConfigError, GraphError
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -184,7 +184,7 @@ class Ends:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_left_padding_changes_no_token_under_the_attention_of_training(name: str) -> None:
-    from magdi_ray.distill.dev import _generate, _greedy
+    from magdi_ray.distill.watch.dev import _generate, _greedy
 
     student = student_of(name, attention=None).eval()
     prepare_attention(decoder_of(student), "segments", device="cpu")
@@ -199,7 +199,7 @@ def test_left_padding_changes_no_token_under_the_attention_of_training(name: str
 
 
 def test_the_models_own_settings_of_generation_change_no_token() -> None:
-    from magdi_ray.distill.dev import _generate, _greedy
+    from magdi_ray.distill.watch.dev import _generate, _greedy
 
     student = student_of("llama, grouped queries", lora=True, attention=None).eval()
     replies = []
@@ -377,7 +377,6 @@ def results(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return found
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("student", STUDENTS)
 @pytest.mark.parametrize("stage", [0, 3])
 def test_two_ranks_measure_what_one_does_under_every_stage(results: Any, student: str, stage: int) -> None:
@@ -388,7 +387,6 @@ def test_two_ranks_measure_what_one_does_under_every_stage(results: Any, student
         assert (one.accuracy, one.answered, one.unread) == (other.accuracy, other.answered, other.unread)
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("student", STUDENTS)
 def test_a_training_that_is_measured_goes_on_as_one_that_is_not(results: Any, student: str) -> None:
     weights, expected = results[student, 2, 3, True][1], results[student, 2, 3, False][1]

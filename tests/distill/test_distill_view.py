@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from magdi_ray.distill.view import cost_summary, duration, progress_note, short, training_flops
+from magdi_ray.distill.watch.view import cost_summary, duration, progress_note, short, training_flops
 
 LINE: dict[str, Any] = {
     "stage": "distil", "recipe": "level4", "time": 1.5, "step": 7, "steps": 200, "loss": 2.31, "next_token": 1.7,

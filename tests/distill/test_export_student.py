@@ -21,8 +21,8 @@ from magdi_ray.config.distil import DeepSpeedConfig, LoraTuning, ScratchModel, S
 from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.distill import student as student_module
 from magdi_ray.distill.batch import Counts, collate
-from magdi_ray.distill.card import Base
-from magdi_ray.distill.export import HEADS, Exported, base_of, write_export
+from magdi_ray.distill.export.card import Base
+from magdi_ray.distill.export.student import HEADS, Exported, base_of, write_export
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.distill.tokens import GraphTokens
@@ -107,7 +107,6 @@ def fresh(trained: Path, bench: Workbench, tmp_path_factory: pytest.TempPathFact
     return root
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("merge", [False, True], ids=["adapter", "merged"])
 def test_what_zero_3_trained_gives_its_logits_in_a_fresh_process(
@@ -120,7 +119,6 @@ def test_what_zero_3_trained_gives_its_logits_in_a_fresh_process(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.cluster
 def test_an_exported_adapter_holds_nothing_but_adapter_and_tokenizer(trained: Path, bench: Workbench, tmp_path: Path) -> None:
     done = export(trained / "lora" / "student", tmp_path / "out", bench.directory)
     names = {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -133,13 +131,11 @@ def test_an_exported_adapter_holds_nothing_but_adapter_and_tokenizer(trained: Pa
     assert str(bench.directory) not in config
 
 
-@pytest.mark.cluster
 def test_heads_go_along_only_when_asked(trained: Path, bench: Workbench, tmp_path: Path) -> None:
     export(trained / "lora" / "student", tmp_path / "out", bench.directory, heads=True)
     assert load_file(tmp_path / "out" / HEADS).keys() == load_file(trained / "lora" / "student" / HEADS).keys()
 
 
-@pytest.mark.cluster
 @pytest.mark.parametrize(("name", "tied"), [("lora", True), ("lora on the head", False)])
 def test_embeddings_are_untied_only_where_the_adapter_changes_one_of_them(
     trained: Path, bench: Workbench, tmp_path: Path, name: str, tied: bool
@@ -151,7 +147,6 @@ def test_embeddings_are_untied_only_where_the_adapter_changes_one_of_them(
     assert torch.equal(weights["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
 
 
-@pytest.mark.cluster
 def test_a_base_in_bfloat16_is_merged_in_its_own_precision_unless_another_is_asked_for(
     trained: Path, bench: Workbench, tmp_path: Path
 ) -> None:
@@ -165,7 +160,6 @@ def test_a_base_in_bfloat16_is_merged_in_its_own_precision_unless_another_is_ask
         assert torch.equal(weight, exact[key].to(torch.bfloat16))
 
 
-@pytest.mark.cluster
 def test_an_adapter_keeps_its_precision_and_merges_into_nothing_quantised(
     trained: Path, bench: Workbench, tmp_path: Path
 ) -> None:
@@ -182,7 +176,6 @@ def test_an_adapter_keeps_its_precision_and_merges_into_nothing_quantised(
         export(student, tmp_path / "c", tmp_path / "nowhere", merge=True)
 
 
-@pytest.mark.cluster
 def test_an_adapter_that_is_not_finite_is_not_merged(trained: Path, bench: Workbench, tmp_path: Path) -> None:
     student = tmp_path / "student"
     student.mkdir()

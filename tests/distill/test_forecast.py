@@ -19,15 +19,15 @@ from magdi_ray.config.distil import (
 )
 from magdi_ray.config.recipes import NextToken, RecipeConfig, resolve_recipe
 from magdi_ray.distill.attention import prepare_attention, unused_mask
-from magdi_ray.distill.forecast import count_steps, forecast, tokens_at_once, training_flops
+from magdi_ray.distill.forecast.cost import count_steps, forecast, tokens_at_once, training_flops
+from magdi_ray.distill.forecast.memory import CHUNK, Trainee, activation_bytes, head_parameters, memory_per_rank
+from magdi_ray.distill.forecast.shapes import StudentShape, from_config
+from magdi_ray.distill.forecast.workload import Expected, Workload, compares, counted_workload, expected_workload
 from magdi_ray.distill.head import CHUNK as HEAD_CHUNK
-from magdi_ray.distill.memory import CHUNK, Trainee, activation_bytes, head_parameters, memory_per_rank
 from magdi_ray.distill.packing import lay_out, packed_ids, positions
 from magdi_ray.distill.plan import measure, plan_steps
-from magdi_ray.distill.shapes import StudentShape, from_config
 from magdi_ray.distill.student import DistillModel
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, tokenise
-from magdi_ray.distill.workload import Expected, Workload, compares, counted_workload, expected_workload
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import import_debates
 from magdi_ray.tasks.gsm8k import Gsm8k

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.distill.shapes import StudentShape, adapted, find_shape, from_config, lora_parameters, published
+from magdi_ray.distill.forecast.shapes import StudentShape, adapted, find_shape, from_config, lora_parameters, published
 from magdi_ray.errors import ConfigError
 
 SIZES = {

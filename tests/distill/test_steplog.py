@@ -14,9 +14,9 @@ import pytest
 from magdi_ray.config.distil import ScratchModel, StudentConfig, TrackConfig, TrainConfig
 from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.config.sections import TinyTask
-from magdi_ray.distill.dev import DevFigures
 from magdi_ray.distill.job import Job
-from magdi_ray.distill.steplog import StepLog, check_finite, peak_memory, rates, read_dev, read_steps
+from magdi_ray.distill.watch.dev import DevFigures
+from magdi_ray.distill.watch.steplog import StepLog, check_finite, peak_memory, rates, read_dev, read_steps
 from magdi_ray.errors import EngineError
 
 FIGURES = {"loss": 2.0, "next_token": 1.5, "graphs": 4.0, "tokens": 10.0, "tokens_forwarded": 30.0, "seconds": 0.5}

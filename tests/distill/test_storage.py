@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from magdi_ray.distill import train
-from magdi_ray.distill.checkpoint import INDEX, save_tensors
+from magdi_ray.distill.checkpoint.state import INDEX, save_tensors
+from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
 from magdi_ray.distill.job import TrainState
-from magdi_ray.distill.storage import Shelf, open_storage, step_name
 from magdi_ray.errors import ConfigError
 
 

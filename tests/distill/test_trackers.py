@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from magdi_ray.config.distil import MlflowConfig, TrackConfig, WandbConfig
-from magdi_ray.distill.steplog import StepLog
-from magdi_ray.distill.trackers import TensorBoard, check_trackers, openers, parameters, run_name, training_id
+from magdi_ray.distill.watch.steplog import StepLog
+from magdi_ray.distill.watch.trackers import TensorBoard, check_trackers, openers, parameters, run_name, training_id
 from magdi_ray.errors import ConfigError
 
 from .test_steplog import FIGURES, job_in

@@ -16,8 +16,8 @@ from magdi_ray.config.distil import DeepSpeedConfig, DevConfig, LoraTuning, Scal
 from magdi_ray.config.recipes import Interaction, NextToken, RecipeConfig, resolve_recipe
 from magdi_ray.config.sections import FileTask
 from magdi_ray.distill.job import Job
-from magdi_ray.distill.steplog import read_dev
 from magdi_ray.distill.train import distill
+from magdi_ray.distill.watch.steplog import read_dev
 from magdi_ray.errors import EngineError
 from magdi_ray.graph.store import write_mags
 

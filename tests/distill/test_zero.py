@@ -26,8 +26,6 @@ from magdi_ray.distill.zero import build_engine, deepspeed_settings, gathered_st
 
 from .test_packing import GRAPHS, SHAPE
 
-pytestmark = pytest.mark.cluster
-
 STEPS = 4
 RATE = 1e-2
 HANDS = (GRAPHS, GRAPHS[:1])

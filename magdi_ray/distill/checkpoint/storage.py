@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from magdi_ray.distill.checkpoint import INDEX, missing_files
+from magdi_ray.distill.checkpoint.state import INDEX, missing_files
 from magdi_ray.errors import ConfigError
 
 NAME = re.compile(r"step-(\d{8,})")

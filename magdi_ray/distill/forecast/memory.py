@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from magdi_ray.config.distil import DeepSpeedConfig, FullTuning, LoraTuning, QloraTuning, TrainConfig
 from magdi_ray.config.recipes import RecipeConfig
-from magdi_ray.distill.shapes import StudentShape, adapted, lora_parameters
+from magdi_ray.distill.forecast.shapes import StudentShape, adapted, lora_parameters
 
 GIB = float(1 << 30)
 

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from magdi_ray.distill.checkpoint.masters import masters_of, trained_shape
 from magdi_ray.distill.job import TrainState
-from magdi_ray.distill.masters import masters_of, trained_shape
 from magdi_ray.errors import EngineError
 
 INDEX = "checkpoint.json"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from magdi_ray.config.distil import DistilEstimateConfig, TrainConfig
 from magdi_ray.config.recipes import RecipeConfig
-from magdi_ray.distill.memory import Trainee
-from magdi_ray.distill.workload import Workload
+from magdi_ray.distill.forecast.memory import Trainee
+from magdi_ray.distill.forecast.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)

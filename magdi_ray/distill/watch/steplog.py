@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magdi_ray.distill.job import Job
-from magdi_ray.distill.trackers import Tracker, openers
+from magdi_ray.distill.watch.trackers import Tracker, openers
 from magdi_ray.errors import EngineError
 
 if TYPE_CHECKING:
-    from magdi_ray.distill.dev import DevFigures
+    from magdi_ray.distill.watch.dev import DevFigures
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from rich.table import Table
 
 from magdi_ray.config.distil import DistilConfig, FullTuning, QloraTuning, ScratchModel
 from magdi_ray.config.recipes import RecipeConfig
-from magdi_ray.distill.forecast import Forecast, forecast, tokens_at_once
-from magdi_ray.distill.memory import GIB, Memory, Trainee, head_parameters, memory_per_rank
-from magdi_ray.distill.shapes import StudentShape, find_shape
-from magdi_ray.distill.workload import Workload
+from magdi_ray.distill.forecast.cost import Forecast, forecast, tokens_at_once
+from magdi_ray.distill.forecast.memory import GIB, Memory, Trainee, head_parameters, memory_per_rank
+from magdi_ray.distill.forecast.shapes import StudentShape, find_shape
+from magdi_ray.distill.forecast.workload import Workload
 from magdi_ray.errors import ConfigError
 
 NOT_COUNTED = "Not counted: measurements on the way, checkpoints, loading, evaluation."
