@@ -101,7 +101,7 @@ def plan(
     set_: Set = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
 ) -> None:
-    """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, GPU memory and hours of its distillation.
+    """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, memory and time of its distillation.
 
     Sends nothing, writes nothing, needs neither keys nor GPUs.
 

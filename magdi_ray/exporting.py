@@ -16,7 +16,8 @@ from typing import Any
 from magdi_ray import __version__
 from magdi_ray.agents.weights import BASE_AND_ADAPTER, HUB_NAME, PACKAGE_SCHEME
 from magdi_ray.config import RecipeConfig, RunConfig, load_config, recipes
-from magdi_ray.distill.export.card import Base, Record, model_card
+from magdi_ray.distill.export.card import model_card
+from magdi_ray.distill.export.record import Base, Record
 from magdi_ray.distill.export.student import Dtype, Exported, base_of, write_export
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.graph.store import iter_mags
@@ -54,12 +55,12 @@ def export_run(run: Run, out: Path, options: ExportOptions) -> Exported:
 
     Raises:
         ConfigError: an option cannot be used, `out` is taken, or the hub cannot be written.
-        RunError: the run has no such finished student.
+        RunError: there is no run, or it has no such finished student.
         EngineError: base or adapter cannot be loaded or merged.
     """
     if options.private and options.push is None:
         raise ConfigError("--private says what a new repository on the hub is to be; it needs --push org/name.")
-    config = load_config(run.root / CONFIG)
+    config = stored_config(run)
     recipe = chosen_recipe(config, options.student)
     stage = student_stage(config, recipe)
     manifest = finished_student(run, config, stage)
@@ -76,6 +77,21 @@ def export_run(run: Run, out: Path, options: ExportOptions) -> Exported:
     if api is not None and options.push:
         push(api, out, options.push, private=options.private)
     return done
+
+
+def stored_config(run: Run) -> RunConfig:
+    """The configuration a run directory holds.
+
+    Raises:
+        RunError: the directory is no run's.
+    """
+    if (run.root / CONFIG).is_file():
+        return load_config(run.root / CONFIG)
+    found = f"a directory without {CONFIG}" if run.root.is_dir() else "a file" if run.root.exists() else "nothing"
+    raise RunError(
+        f"{run.root} is no run directory. Required is a directory that `magdi run` or `magdi distill` wrote, with {CONFIG} in "
+        f"it; found {found}. Give the directory that those commands name at their end: runs/NAME, or their --out."
+    )
 
 
 def chosen_recipe(config: RunConfig, name: str | None) -> RecipeConfig:
@@ -153,7 +169,6 @@ def record_of(
         datasets=tuple(dict.fromkeys(filter(None, map(hub_dataset, question_files(config))))),
         facts={stage: found.facts for stage, found in earlier if found} | {"student": manifest.facts},
         finished=manifest.finished,
-        seconds=manifest.seconds,
         results=results_of(run, manifest),
         identity=run.identity,
         config_hash=manifest.config_hash,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -128,11 +128,27 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
                 session.enter_context(remarks_to(run.root / "ray.log"))
                 session.enter_context(ray_session())
                 connected = True
-            with ThreadPoolExecutor(config.distil.parallel if beside is True else 1) as pool:
-                for result in [pool.submit(run_stage, config, run, stage) for stage in todo]:
-                    result.result()
+            together([partial(run_stage, config, run, stage) for stage in todo], config.distil.parallel if beside is True else 1)
             ran += [stage.name for stage in todo]
     return ran
+
+
+def together(work: Sequence[Callable[[], object]], at_once: int) -> None:
+    """Do some pieces of work, so many at once, in their order. The first failure is raised, and nothing is begun after it.
+
+    What is under way then ends first; on Ctrl-C nobody waits for it, since leaving the Ray session ends it.
+    """
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        for done in as_completed([pool.submit(piece) for piece in work]):
+            done.result()
+    except Exception:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def _complete(run: Run, stage: Stage) -> bool:
@@ -149,7 +165,10 @@ def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:
     facts = stage.make(config, run, directory)
     manifest = run.finish(stage.name, stage.shaped_by, stage.inputs, seconds=time.monotonic() - started, facts=facts)
     if stage.tidy is not None:
-        stage.tidy(config, run, directory)
+        try:
+            stage.tidy(config, run, directory)
+        except Exception as error:  # the stage is complete all the same
+            console.print(f"  {stage.name}: its checkpoints could not be deleted: {error}", markup=False, soft_wrap=True)
     shown = ", ".join(f"{_figure(value)} {name}" for name, value in facts.items() if isinstance(value, int) and value)
     console.print(f"[green]✓[/] {stage.name}: {shown or 'done'} [dim]({manifest.seconds:.0f} s)[/]")
 

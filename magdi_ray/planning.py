@@ -81,35 +81,47 @@ def _distillation(config: RunConfig, run: Run, made: Plan | None) -> Prospect:
     packed = config.distil.student.packing != "padded"
     there = _graphs(config, run)
     work: list[tuple[RecipeConfig, Workload]] = []
-    worst = None
+    worst, limit = None, config.distil.student.max_length
     if there is None:
         assert made is not None
         rehearsed = _Rehearsed(config, made, tokenizer)
-        work = [(recipe, expected_workload(rehearsed.of(recipe), recipe, packed=packed)) for recipe in recipes(config.distil)]
+        expected = [(recipe, rehearsed.of(recipe)) for recipe in recipes(config.distil)]
+        work = [(recipe, expected_workload(found, recipe, packed=packed)) for recipe, found in expected]
         origin = [f"Graphs as expected of the debates: {rehearsed.said} Prompts are {counted}."]
-        worst = rehearsed.worst()
+        origin += dict.fromkeys(said for _, found in expected if (said := found.exceeds(limit)))
+        worst, dev_questions = rehearsed.worst(), rehearsed.dev_questions
     else:
         mags, where = there
-        work = [(recipe, _counted(config, mags, recipe, tokenizer, packed=packed)) for recipe in recipes(config.distil)]
+        training = [mag for mag in mags if mag.question.split == "train"]
+        dev_questions = sum(mag.question.split == "dev" for mag in mags)
         origin = [f"Graphs as found in {where}; tokens are {counted}."]
+        for recipe in recipes(config.distil):
+            workload, left_out = _counted(config, training, recipe, tokenizer, packed=packed)
+            work.append((recipe, workload))
+            if left_out:
+                origin.append(f"{recipe.name} leaves {left_out} replies out: longer than distil.student.max_length ({limit}).")
     if config.distil.dev is not None and (held_out := config.distil.dev.graphs):
-        work = [(recipe, workload.without(held_out)) for recipe, workload in work]
+        work, dev_questions = [(recipe, workload.without(held_out)) for recipe, workload in work], held_out
         origin.append(f"Held out of learning: {held_out} graphs (distil.dev.graphs).")
     if not packed:
         origin.append("Rows are padded (distil.student.packing): every reply with its prompt; padding itself is not counted.")
-    return look_ahead(config.distil, work, origin=origin, worst=worst)
+    return look_ahead(config.distil, work, origin=origin, worst=worst, dev_questions=dev_questions)
 
 
-def _counted(config: RunConfig, mags: Sequence[Mag], recipe: RecipeConfig, tokenizer: Any, *, packed: bool) -> Workload:
+def _counted(
+    config: RunConfig, mags: Sequence[Mag], recipe: RecipeConfig, tokenizer: Any, *, packed: bool
+) -> tuple[Workload, int]:
+    """The workload, and the number of replies that are left out for their length."""
     from magdi_ray.distill.tokens import tokenise
 
     length = config.distil.student.max_length
     found = tokenise(mags, load_task(config.task), tokenizer=tokenizer, recipe=recipe, max_length=length)
-    return counted_workload(found.graphs, recipe, packed=packed)
+    left_out = sum(count for reason, count in found.skipped_nodes.items() if reason.startswith("longer than max_length"))
+    return counted_workload(found.graphs, recipe, packed=packed), left_out
 
 
 def _graphs(config: RunConfig, run: Run) -> tuple[list[Mag], str] | None:
-    """The training graphs, where they or their debates are there already, and the name of the place."""
+    """The graphs, where they or their debates are there already, and the name of the place."""
     from magdi_ray.pipeline import plan
 
     stage = next(stage for stage in plan(config) if stage.name == "graphs")
@@ -120,7 +132,7 @@ def _graphs(config: RunConfig, run: Run) -> tuple[list[Mag], str] | None:
         found, where = _source_mags(config), source.path
     else:
         return None
-    return [mag for mag in found if mag.question.split == "train"], where
+    return list(found), where
 
 
 def _source_mags(config: RunConfig) -> Iterator[Mag]:
@@ -166,8 +178,9 @@ class _Rehearsed:
         assert config.debate is not None
         self.config, self.debate, self.made, self.tokenizer = config, config.debate, made, tokenizer
         golds, task = config.graph.labels == "gold", load_task(config.task)
-        training = (q for q in iter_questions(config.task, golds=golds) if q.split == "train")
-        questions = list(training)
+        every = list(iter_questions(config.task, golds=golds))
+        questions = [question for question in every if question.split == "train"]
+        self.dev_questions = sum(question.split == "dev" for question in every)
         self.questions = len(questions)
         sample = list(islice(questions, 0, None, max(1, -(-len(questions) // SAMPLE))))
         self.prompt = round(sum(self._prompt(task.prompt(question)) for question in sample) / len(sample))

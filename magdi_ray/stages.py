@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magdi_ray.agents.base import derive_seed
-from magdi_ray.agents.weights import model_directories
+from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
 from magdi_ray.config.base import absolute
 from magdi_ray.config.distil import ScratchModel
@@ -257,7 +257,7 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
     from magdi_ray.distill.job import Job
 
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
-    inputs["student"] = file_hash(base_model(config, run))
+    inputs["student"] = file_hash(resolve_model(base_model(config, run)))
     return Job(
         graphs=str(run.path("graphs")),
         tokens=str(run.root / "tokens"),

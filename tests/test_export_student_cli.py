@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import shutil
 import subprocess
@@ -19,8 +21,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from magdi_ray import cli
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config import RunConfig, load_config, recipes
-from magdi_ray.distill.export.card import Base, Record, model_card
+from magdi_ray.config import RecipeConfig, RunConfig, load_config, recipes, resolve_recipe
+from magdi_ray.config.recipes import RECIPES
+from magdi_ray.distill import loop, tokenising, tokens
+from magdi_ray.distill.export.card import model_card
+from magdi_ray.distill.export.lessons import HELD_OUT, NOTES
+from magdi_ray.distill.export.record import Base, Record
 from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.exporting import chosen_recipe, finished_student, hub_dataset, public_name, record_of, whole_directory
 from magdi_ray.pipeline import plan
@@ -28,12 +34,27 @@ from magdi_ray.runs import Run
 
 TINY = Path(__file__).parent.parent / "configs" / "tiny.yaml"
 LORA = "distil.student.tuning={type: lora, r: 4, alpha: 8}"
+TRAINED: dict[str, Any] = {
+    **{"steps": 300, "planned_steps": 500, "stopped_early": True, "resumed": 2, "resumed_at_step": 200, "packing": "segments"},
+    **{"graphs": 52, "nodes": 309, "dev_graphs": 8, "skipped_nodes": {"a | b": 7}, "skipped_graphs": {"no usable node": 1}},
+    "notes": {"graph of the split test, not learned from": 20, "one kind of node: no pair": 17, "a single node": 0},
+    **{"supervised_tokens": 120_000, "tokens_forwarded": 400_000, "parameters": 7_000_000, "trained_parameters": 2_000_000},
+    **{"workers": 2, "gpus": 2, "zero_stage": 3, "peak_memory": [2**31, 3 * 2**30], "seconds": 7260.0, "worker_seconds": 14520.0},
+    **{"first_loss": 3.1, "last_loss": 0.2, "dev_loss": 0.52, "dev_accuracy": 0.25, "best_loss": 0.41, "best_step": 200},
+    "result": "best",
+}
 FACTS: dict[str, dict[str, Any]] = {
     "questions": {"train": 60, "test": 20, "rows left out": 1, "rows left out: doubled": 1},
     "debates": {"tokens_in": 27111, "tokens_out": 7200, "usd": 1.25},
     "graphs": {"graphs": 80, "failed debates left out": 2},
-    "student": {"steps": 5, "graphs": 60, "nodes": 309, "workers": 2, "zero_stage": 3, "skipped_nodes": {"a | b": 7}},
+    "student": TRAINED,
 }
+NOTHING: dict[str, dict[str, Any]] = {
+    "questions": {"train": 60},
+    "graphs": {"graphs": 60},
+    "student": {"steps": 5, "graphs": 60, "nodes": 309, "skipped_nodes": {}, "skipped_graphs": {}, "notes": {}},
+}
+"""A training that left nothing out."""
 
 
 def score(system: str, accuracy: float) -> dict[str, Any]:
@@ -103,6 +124,148 @@ def record(run: Run, config: RunConfig, *, name: str | None = None, **changes: A
     base = Base("org/base", "hub")
     manifest = finished_student(run, config, stage)
     return replace(record_of(run, config, recipe, manifest=manifest, done=done, base=base, repository=None), **changes)  # type: ignore[arg-type]
+
+
+def summary_keys() -> set[str]:
+    """The names of all facts that a training returns, read from the code that returns them."""
+    keys = set()
+    for node in ast.walk(ast.parse(inspect.getsource(loop.summary))):
+        named = node.keys if isinstance(node, ast.Dict) else []
+        if isinstance(node, ast.DictComp) and isinstance(node.generators[0].iter, ast.Tuple):
+            named = list(node.generators[0].iter.elts)
+        keys |= {key.value for key in named if isinstance(key, ast.Constant)}
+    return {str(key) for key in keys}
+
+
+class Watched(dict[str, Any]):
+    """Facts that note which of them are asked for."""
+
+    asked: set[str]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+
+def taught(run: Run, recipe: str | RecipeConfig, *overrides: str, **trained: Any) -> str:
+    """The card of a student of some recipe, under other facts of its training."""
+    config = load_config(TINY, (LORA, "distil.dev={every_steps: 50, student: best, patience: 2, graphs: 8}", *overrides))
+    facts = FACTS | {"student": TRAINED | trained}
+    known = record(run, load_config(run.root / "config.yaml"))
+    return model_card(replace(known, config=config, recipe=resolve_recipe(recipe), facts=facts))  # type: ignore[arg-type]
+
+
+def test_a_card_reads_only_facts_that_a_training_returns(lora: Run) -> None:
+    keys = summary_keys()
+    assert {"tokens_forwarded", "best_step", "dev_graphs"} <= keys
+    assert TRAINED.keys() | {"flops"} == keys | {"flops"}
+    facts = Watched(TRAINED)
+    facts.asked = set()
+    for name in RECIPES:
+        config = load_config(lora.root / "config.yaml")
+        model_card(record(lora, config, recipe=resolve_recipe(name), facts=FACTS | {"student": facts}))  # type: ignore[arg-type]
+    assert facts.asked - {"flops"} <= keys
+    assert keys - facts.asked == {"resumed_at_step", "first_loss", "last_loss"}
+
+
+def test_notes_are_called_as_tokenising_writes_them() -> None:
+    assert all(f'"{note}"' in inspect.getsource(tokens) for note in NOTES)
+    assert f'"{HELD_OUT}' in inspect.getsource(tokenising)
+
+
+def test_a_card_says_which_weights_were_exported(lora: Run) -> None:
+    best = taught(lora, "level4")
+    assert "the weights after step 200, which had the lowest dev loss" in best
+    assert "stopped early, after step 300 of 500 planned: no new lowest dev loss in 2 measurements in a row" in best
+    assert "These are the untrained weights" in taught(lora, "level4", best_step=0)
+    last = taught(lora, "level4", result="last", stopped_early=False)
+    assert "the weights after the last step, 300." in last
+    assert "stopped early" not in last
+    assert "No dev loss was a finite number" in taught(lora, "level4", best_step=None, best_loss=None)
+
+
+def test_a_card_s_costs_are_those_of_the_training(lora: Run) -> None:
+    text = taught(lora, "level4")
+    for said in (
+        *("| 300 of 500 planned |", "| 400 000 |", "2 000 000 of 7 000 000", "| 2, 2 GPUs |", "3 GiB of GPU memory"),
+        *("all attempts | 2 h 01 min |", "| 4.03 GPU-hours |", "| 2 times |"),
+        *("| 0.41, after step 200 |", "| 25.0 % |", "without padding, by attention over segments", "its whole share of a step"),
+    ):
+        assert said in text, said
+    assert "| 9e+20 FLOP |" in taught(lora, "level4", flops=9e20)
+
+
+def test_the_number_of_4_bit_weights_is_not_claimed(lora: Run) -> None:
+    text = taught(lora, "level4", "distil.student.tuning={type: qlora}")
+    assert "| 2 000 000 |" in text
+
+
+MAGDI = "magdi\n- distillation\n- multi-agent-debate"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "opening", "tags"),
+    [
+        ("level4", "taught by debates between language models, with MAGDi (arXiv 2402.01620). ", MAGDI),
+        ("level3", "with MAGDi (arXiv 2402.01620), without the graph network. ", MAGDI),
+        ("level2", "distilled from the correct replies that language models gave in debates. ", MAGDI.removeprefix("magdi\n- ")),
+        ("level1", "that one language model gave at the start of debates with others. ", MAGDI.removeprefix("magdi\n- ")),
+        ("sft_gold", "fine-tuned on the solutions published with questions. ", "sft"),
+        ("dpo", "preference optimisation (DPO) on pairs of replies from debates between", "dpo\n- multi-agent-debate"),
+    ],
+)
+def test_a_card_opens_by_what_its_recipe_does_whatever_it_is_called(lora: Run, recipe: str, opening: str, tags: str) -> None:
+    text = taught(lora, RECIPES[recipe].model_copy(update={"name": "level2"}))
+    assert opening in text
+    assert f"tags:\n- {tags}\n- lora\n" in text
+    assert ("arXiv 2402.01620" in text) is (recipe in ("level3", "level4"))
+    assert "a recipe of this run's own" not in text
+
+
+def test_who_learned_from_solutions_is_said_to_have_no_teachers(lora: Run) -> None:
+    text = taught(lora, "sft_gold")
+    assert "Trained on 309 published solutions." in text
+    for said in ("Who debated", "Debate protocol", "eplies of", "whose replies", "multi-agent", "MAGDi", "teacher", "$1.25"):
+        assert said not in text, said
+
+
+def test_one_model_alone_is_no_debate(lora: Run) -> None:
+    agent = load_config(TINY).debate.agents[0].model_dump(mode="json")  # type: ignore[union-attr]
+    debate = json.dumps({"protocol": {"name": "single"}, "agents": [agent]})
+    text = taught(lora, "level2", f"debate={debate}")
+    assert "the correct replies that one language model gave alone." in text
+    assert "multi-agent-debate" not in text
+
+
+def test_nothing_was_left_out_is_said_only_where_it_is_known(lora: Run) -> None:
+    config = load_config(lora.root / "config.yaml")
+
+    def text(**trained: Any) -> str:
+        return model_card(record(lora, config, facts=NOTHING | {"student": NOTHING["student"] | trained}))
+
+    assert "Nothing was left out." in text()
+    assert "| graphs held out for dev | 8 |" in text(dev_graphs=8)
+    assert "| graphs of a single reply | 3 |" in text(notes={"a single node": 3})
+    others = (text(dev_graphs=8), text(notes={"a single node": 3}), text(notes={f"{HELD_OUT}test, not learned from": 2}))
+    assert not any("Nothing was left out" in other for other in others)
+    unknown = {"student": {"steps": 5, "graphs": 60, "nodes": 309}}
+    assert "What was left out is unknown." in model_card(record(lora, config, facts=NOTHING | unknown))
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("nowhere", "found nothing"), ("empty", "found a directory without"), ("file", "a file")]
+)
+def test_what_is_no_run_directory_is_said_to_be_none(tmp_path: Path, capsys: Any, name: str, found: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    said = magdi(capsys, "export", tmp_path / name, "--out", tmp_path / "out", code=2)
+    assert f"{name} is no run directory. Required is a directory that `magdi run`" in said
+    assert found in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_adapter_is_exported_with_a_card_and_its_base_is_said(lora: Run, tmp_path: Path, capsys: Any) -> None:
@@ -184,9 +347,9 @@ def test_the_card_s_front_matter_is_what_the_hub_reads(lora: Run) -> None:
 def test_the_card_says_what_the_record_holds(lora: Run) -> None:
     text = model_card(record(lora, load_config(lora.root / "config.yaml")))
     for said in (
-        *("| ada | `pkg://magdi_ray/tiny/models/ada` |", "309 replies of 60 graphs", "against the gold answers"),
+        *("| ada | `pkg://magdi_ray/tiny/models/ada` |", "309 replies to 52 questions", "against the gold answers"),
         *("| debates that failed | 2 |", "| replies: a \\| b | 7 |", "| rows left out: doubled | 1 |"),
-        *("| **this student** | 30.0 | 10.0 to 90.0 |", "| the debate's vote | 80.0 |", "| ada (teacher, alone) | 40.0 |"),
+        *("| **this student** | 30.0 | 10.0 to 90.0 |", "| the debate's vote | 80.0 |", "| ada (debater, alone) | 40.0 |"),
         *("| this student - the debate's vote | -50.0 |", "| ZeRO stage | 3 |", "$1.25", lora.identity, "No licence is stated"),
     ):
         assert said in text, said
@@ -212,6 +375,7 @@ def test_an_empty_record_gives_a_card_that_calls_things_unknown(lora: Run) -> No
         "| unknown | `unknown` |",
         "against an unknown source",
         "What was left out is unknown",
+        "After which step of the training these weights were taken is unknown",
         "were not evaluated",
     ):
         assert said in text, said

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from magdi_ray import cli
 from magdi_ray.config import RunConfig, load_config, recipes
-from magdi_ray.distill.forecast.prospect import Prospect, look_ahead
+from magdi_ray.distill.forecast.prospect import Prospect, as_json, look_ahead, recipe_table
 from magdi_ray.distill.forecast.workload import Expected, expected_workload
+from magdi_ray.distill.watch.view import duration
+from magdi_ray.errors import ConfigError
 from magdi_ray.pipeline import run_pipeline
 from magdi_ray.planning import plan_run
 from magdi_ray.runs import Run
@@ -78,7 +81,7 @@ def test_a_run_without_a_debate_is_planned_from_its_graphs(planned) -> None:
     said = planned("gsm8k-recorded")
     assert "Graphs as found in" in said
     assert "US dollars" not in said
-    assert "80" in said  # 100 recorded debates, 20 of them held out
+    assert "│     68 │" in said  # 100 recorded debates, 20 of them for tests and 12 for measurements
 
 
 def test_graphs_that_a_run_has_made_are_counted_where_they_are(
@@ -94,7 +97,7 @@ def test_graphs_that_a_run_has_made_are_counted_where_they_are(
     finished = load_config(
         ROOT / "configs" / "gsm8k-recorded.yaml", [f"graph.source={{format: mag, path: {run.path('graphs')}, test: 5}}"]
     )
-    assert plan_run(finished, Run(tmp_path / "other")).distil.forecasts[0].workload.graphs == 75
+    assert plan_run(finished, Run(tmp_path / "other")).distil.forecasts[0].workload.graphs == 80 - 5 - 12
 
 
 def test_an_unknown_student_leaves_the_rest_of_the_plan(planned) -> None:
@@ -109,7 +112,7 @@ def look(*overrides: str) -> Prospect:
     config: RunConfig = load_config(ROOT / "configs" / "mistral-7b.yaml", overrides)
     found = Expected(1000, 5.0, 12, prompt=100, reply=100, correct_share=0.8)
     work = [(recipe, expected_workload(found, recipe)) for recipe in recipes(config.distil)]
-    return look_ahead(config.distil, work, origin=[], worst=7300)
+    return look_ahead(config.distil, work, origin=[], worst=7300, dev_questions=50)
 
 
 @pytest.mark.parametrize(
@@ -121,13 +124,47 @@ def look(*overrides: str) -> Prospect:
         ("distil.train.tokens_per_step=2048", "fewer than 8 workers"),
         ("distil.train.tokens_per_micro_batch=1024", "it is forwarded alone"),
         ("distil.scaling.use_gpu=false", "not estimated for training on CPUs"),
-        ("distil.student.tuning={type: qlora}", "7 241 732 096 weights"),
+        ("distil.student.tuning={type: qlora}", "of qlora adapters"),
+        ("distil.scaling.use_gpu=false", "Python, PyTorch and Ray take about half a GiB more"),
+        ("distil.dev.every_steps=7", "70 times the loss on 50 questions"),
     ],
 )
 def test_what_would_surprise_a_person_later_is_said_in_the_plan(override: str, remark: str) -> None:
     plain = " ".join(look().remarks)
     assert remark in " ".join(look(override).remarks)
-    assert remark not in plain or "weights" in remark
+    assert remark not in plain
+
+
+def test_weights_in_4_bits_take_less_than_a_third() -> None:
+    plain, quantised = (look(*tuning).memory[8].parts["weights"] for tuning in ([], ["distil.student.tuning={type: qlora}"]))
+    assert 0.25 * plain < quantised < 0.33 * plain
+
+
+def test_the_time_of_a_training_is_said_for_people_and_in_hours() -> None:
+    found = look()
+    hours = as_json(found)["recipes"]["level4"]["hours"]
+    assert f"{duration(hours['8'] * 3600)} ({hours['8']:.2g} hours) on 8 GPUs" in " ".join(found.remarks)
+    cells = list(recipe_table(found).columns[-1].cells)
+    assert cells == [f"{duration(hours['8'] * 3600)} to {duration(hours['4'] * 3600)}"]
+
+
+def test_answers_on_the_way_are_said_not_to_be_counted() -> None:
+    asked = "each time 50 answers of at most 256 tokens, not counted"
+    assert asked in " ".join(look().remarks)
+    assert "answers" not in " ".join(look("distil.dev.accuracy_questions=0").remarks)
+
+
+def test_a_plan_that_learns_from_nothing_is_refused() -> None:
+    config = load_config(ROOT / "configs" / "mistral-7b.yaml")
+    nothing = expected_workload(Expected(1000, 5.0, 12, prompt=100, reply=100, correct_share=0.0), recipes(config.distil)[-1])
+    with pytest.raises(ConfigError, match=r"Nothing to train on: level4 .* None is correct\."):
+        look_ahead(config.distil, [(recipes(config.distil)[-1], nothing)], origin=["None is correct."])
+
+
+def test_replies_longer_than_the_student_may_read_are_said(planned) -> None:
+    assert "longer than distil.student.max_length (150)" in planned("mistral-7b", "--set", "distil.student.max_length=150")
+    said = planned("gsm8k-recorded", "--set", "distil.student.max_length=200")
+    assert re.search(r"level4 leaves \d+ replies out: longer than distil\.student\.max_length \(200\)", said)
 
 
 def test_the_micro_batch_that_is_advised_fits() -> None:

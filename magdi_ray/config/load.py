@@ -129,7 +129,7 @@ def expand(value: Any, where: str) -> Any:
 
 def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]:
     """One line an error: field, found value, rule; for an unknown key, the nearest known one."""
-    errors = list(errors)
+    errors = one_branch(list(errors), model)
     lines: list[str] = []
     for error in errors:
         if error["type"] == "too_short" and any(e["loc"][: len(error["loc"])] == error["loc"] for e in errors if e is not error):
@@ -142,13 +142,102 @@ def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]
             lines.append(f"{where}: unknown key; {hint}")
         elif error["type"] == "missing":
             lines.append(f"{where}: required, but not given")
-        elif error["type"] == UNQUOTED:
+        elif error["type"] in (UNQUOTED, ELSEWHERE):
             lines.append(f"{where}: {error['msg']}")
         elif error["type"] == "union_tag_invalid":
             lines.append(_unknown_kind(where, error["ctx"]))
         else:
             lines.append(f"{where}: {error['msg'].removeprefix('Value error, ')} (found {_short(error.get('input'))})")
     return list(dict.fromkeys(lines))
+
+
+ELSEWHERE = "no kind of value that may stand here"
+"""Type of the error that `one_branch` makes of several."""
+
+BRANCH = re.compile(r"int|float|bool|str|[a-z-]+\[.*\]")
+"""What pydantic adds to a location for each kind of value a field may hold: "tuple[int, int]", "function-after[..., Recipe]"."""
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
+
+
+def one_branch(errors: list[ErrorDetails], model: type[BaseModel]) -> list[ErrorDetails]:
+    """Errors without pydantic's names for the branches of a union, of which it reports all.
+
+    Kept is the branch whose kind of value was given (of a recipe: the section, if one was written out); where there is none,
+    one error tells all kinds that may stand there.
+    """
+    unions: dict[tuple[int | str, ...], dict[str, list[ErrorDetails]]] = {}
+    settled: list[ErrorDetails | tuple[int | str, ...]] = []
+    for error in errors:
+        depth = next((d for d in range(len(error["loc"])) if _is_branch(error, d, model)), None)
+        if depth is None:
+            settled.append(error)
+            continue
+        place, branch = error["loc"][:depth], str(error["loc"][depth])
+        if place not in unions:
+            settled.append(place)
+        inner: Any = error | {"loc": place + error["loc"][depth + 1 :]}
+        unions.setdefault(place, {}).setdefault(branch, []).append(inner)
+    found: list[ErrorDetails] = []
+    for item in settled:
+        if isinstance(item, tuple):
+            found += one_branch(_chosen(item, unions[item], model), model)
+        else:
+            found.append(item)
+    return found
+
+
+def _is_branch(error: ErrorDetails, depth: int, model: type[BaseModel]) -> bool:
+    part, last = error["loc"][depth], depth == len(error["loc"]) - 1
+    if not isinstance(part, str) or (last and error["type"] in ("extra_forbidden", "missing")):
+        return False
+    known = _sections_at(model, error["loc"][:depth])
+    if any(part in section.model_fields or part in _tags(section) for section in known):
+        return False
+    return BRANCH.fullmatch(part) is not None or part in _models_below(known)
+
+
+def _chosen(place: tuple[int | str, ...], branches: dict[str, list[ErrorDetails]], model: type[BaseModel]) -> list[ErrorDetails]:
+    fitting = [errors for errors in branches.values() if not any(e["loc"] == place and _is_other_kind(e) for e in errors)]
+    if fitting:
+        return [error for errors in fitting for error in errors]
+    first = next(iter(branches.values()))[0]
+    kinds = [_kind(branch, errors[0], known_keys(model, (*place, branch))) for branch, errors in branches.items()]
+    message = f"must be {' or '.join(kinds)} (found {_short(first['input'])})"
+    named = next((e["ctx"]["expected"] for errors in branches.values() for e in errors if e["type"] == "literal_error"), None)
+    if named is not None and isinstance(first["input"], str):
+        others = [_kind(b, e[0], known_keys(model, (*place, b))) for b, e in branches.items() if e[0]["type"] != "literal_error"]
+        message = "; or ".join((_not_among(first["input"], re.findall(r"'([^']+)'", named)), *others))
+    made: Any = first | {"type": ELSEWHERE, "loc": place, "msg": message}
+    return [made]
+
+
+def _is_other_kind(error: ErrorDetails) -> bool:
+    """Whether a branch was not meant at all: another type of value, or none of its words."""
+    return error["type"].endswith("_type") or error["type"] == "literal_error"
+
+
+def _kind(branch: str, error: ErrorDetails, keys: Sequence[str]) -> str:
+    """What a branch of a union takes, in words."""
+    if error["type"] == "literal_error":
+        return f"one of {error['ctx']['expected'].replace(' or ', ', ')}"
+    if error["type"] == "model_type":
+        return f"a section of its own ({', '.join(keys)})"
+    if branch.startswith("tuple["):
+        items = branch[len("tuple[") : -1].split(", ")
+        words = KINDS.get(items[0], "an item").removeprefix("a ")
+        return f"a list of {words}s" if items[-1] == "..." else f"a list of {len(items)} {words}s"
+    return KINDS.get(branch, branch.replace("dict[str,str]", "a mapping of texts"))
+
+
+def _not_among(found: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? Known" if near else "known"
+    return f"there is no {found!r}; {hint}: {', '.join(known)}"
+
+
+def _models_below(sections: Iterable[type[BaseModel]]) -> set[str]:
+    return {m.__name__ for s in sections for field in s.model_fields.values() for m in _models_in(field.annotation)}
 
 
 def _unknown_kind(where: str, context: dict[str, Any]) -> str:
@@ -176,12 +265,16 @@ def _short(value: Any) -> str:
 
 def known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
     """Field names of the section at a location of a pydantic error (which names list indices and union tags too)."""
+    return sorted({name for section in _sections_at(model, location) for name in section.model_fields})
+
+
+def _sections_at(model: type[BaseModel], location: Sequence[int | str]) -> list[type[BaseModel]]:
     candidates: list[type[BaseModel]] = [model]
     for part in location:
         deeper = [m for c in candidates if part in c.model_fields for m in _models_in(c.model_fields[str(part)].annotation)]
         tagged = [m for m in candidates if part == m.__name__ or part in _tags(m)]
         candidates = deeper or tagged or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+    return candidates
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,8 +1,8 @@
 """A plan: what a debate stage is going to cost, worked out before anything is sent.
 
-The protocol itself is played on a sample of the questions with made-up replies of the assumed length, so that the prompts are
-those that would be sent. What cannot be known beforehand (how often agents agree, how long and how slow replies are) is taken
-from `debate.estimate`, and said beside the result.
+The protocol itself is played on a sample of the questions with made-up replies of the assumed length, or of an agent's
+`sampling.max_tokens` where that is less, so that the prompts are those that would be sent. What cannot be known beforehand (how
+often agents agree, how long and how slow replies are) is taken from `debate.estimate`, and said beside the result.
 """
 
 from __future__ import annotations
@@ -91,6 +91,8 @@ class Rehearsal:
 
     def __init__(self, config: DebateConfig, protocol: DebateProtocol, answers: Sequence[str], random: random.Random) -> None:
         self.config, self.protocol, self.answers, self.random = config, protocol, answers, random
+        assumed = config.estimate.reply_tokens
+        self.lengths = {a.name: min(assumed, a.sampling.max_tokens) for a in config.agents}
         self.system = {a.name: getattr(a.engine, "system_prompt", None) or "" for a in config.agents}
         self.schema = {a.name: SCHEMA_TOKENS if _structured(a) else 0 for a in config.agents}
 
@@ -115,7 +117,7 @@ class Rehearsal:
 
     def _reply(self, ask: Ask, answer: str) -> Reply:
         closing = f"{self.protocol.task.state(answer)}\nConfidence: 0.8"
-        length = self.config.estimate.reply_tokens
+        length = self.lengths[ask.agent]
         text = "so " * max(0, length - estimate_tokens(closing)) + closing
         system = self.system[ask.agent]
         prompt = estimate_prompt(ask.messages) + (estimate_tokens(system) + 4 if system else 0) + self.schema[ask.agent]

@@ -197,7 +197,11 @@ def _prefix_mask(layout: Layout, prefix: int, length: int, *, window: int | None
         layout.memo[key] = (_additive(allowed, like.dtype).to(like.device), shift)
     table, shift = layout.memo[key]
     cutting: Tensor = table[:length, shift - prefix : shift + length]
-    return cutting if cutting.device.type == "cpu" else _aligned(cutting)
+    if cutting.device.type == "cpu":
+        return cutting
+    if (place := ("aligned", prefix, length, *key)) not in layout.memo:
+        layout.memo[place] = _aligned(cutting)  # once for all layers, each of which keeps it for its backward pass
+    return layout.memo[place]  # type: ignore[no-any-return]
 
 
 def _aligned(mask: Tensor) -> Tensor:

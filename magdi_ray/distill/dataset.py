@@ -29,9 +29,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from magdi_ray.agents.base import derive_seed
+from magdi_ray.distill.job import Job
 from magdi_ray.distill.plan import GraphSize, measure_lengths
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, TokenisedGraphs, node_key, node_position
 from magdi_ray.errors import ConfigError, GraphError
+from magdi_ray.graph.store import iter_questions
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.checks import fingerprint
 
@@ -125,12 +127,34 @@ def hold_out(questions: Iterable[Question], count: int, *, seed: int) -> frozens
         ConfigError: as many or more than there are are asked for.
     """
     hashed = [(derive_seed(seed, "dev", fingerprint(q)), q.id) for q in questions if q.split == "train"]
-    if count >= len(hashed):
+    first = heapq.nsmallest(count, hashed)
+    # With all that have its text: a twin of a question that is measured on may not be learned from.
+    chosen = frozenset(name for place, name in hashed if first and place <= first[-1][0])
+    if len(chosen) >= len(hashed):
         raise ConfigError(
             f"distil.dev.graphs holds out {count} graphs, but there are only {len(hashed)} of training questions, and at least "
             "one has to be left to learn from. Ask for fewer."
         )
-    return frozenset(name for _, name in heapq.nsmallest(count, hashed))
+    return chosen
+
+
+def dev_questions(job: Job) -> frozenset[str]:
+    """Ids of the questions that are measured on, the same for all recipes of a run.
+
+    Raises:
+        ConfigError: there are none, or too few graphs to hold some out.
+    """
+    if job.dev is None:
+        return frozenset()
+    if job.dev.graphs:
+        return hold_out(iter_questions(job.graphs), job.dev.graphs, seed=job.seed)
+    found = frozenset(question.id for question in iter_questions(job.graphs) if question.split == "dev")
+    if not found:
+        raise ConfigError(
+            "distil.dev measures on the graphs of dev questions, and there are none. Hold out training graphs for it with "
+            "distil.dev.graphs=N, or give the task dev questions."
+        )
+    return found
 
 
 class PartWriter:

@@ -9,6 +9,9 @@ from magdi_ray.config.distil import CheckpointConfig, DeepSpeedConfig, DevConfig
 from magdi_ray.config.recipes import RecipeConfig
 from magdi_ray.config.sections import TaskConfig
 
+HEADS = "training_heads.safetensors"
+"""File beside a student's weights: scorer and graph network, which only training needs."""
+
 
 class Job(Section):
     """Everything a training worker is told."""

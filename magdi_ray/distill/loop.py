@@ -19,13 +19,14 @@ from magdi_ray.agents.base import derive_seed
 from magdi_ray.config.distil import CheckpointConfig
 from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts
-from magdi_ray.distill.dataset import TokenStore
+from magdi_ray.distill.dataset import TokenStore, dev_questions
+from magdi_ray.distill.forecast.cost import spent_flops
 from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.plan import Step, plan_steps
 from magdi_ray.distill.schedule import weights_at
 from magdi_ray.distill.student import DistillModel, decoder_of, export_student, load_student, load_tokenizer
-from magdi_ray.distill.units import MicroBatch, Units, ahead, feed
+from magdi_ray.distill.units import MicroBatch, Reference, Units, ahead, feed
 from magdi_ray.distill.watch.dev import DevExam, choose_questions, judge, measure_dev
 from magdi_ray.distill.watch.steplog import StepLog, check_finite, peak_memory
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
@@ -49,8 +50,8 @@ class Checkpoints(Protocol):
         """Keep the best student so far, whose weights rank 0 brings, in place of the one before."""
         ...
 
-    def load_best(self) -> dict[str, Tensor] | None:
-        """On rank 0 the weights kept last by `keep_best`; None where there are none, and on other ranks."""
+    def load_best(self, state: TrainState) -> dict[str, Tensor] | None:
+        """On rank 0 the weights that `keep_best` kept after `state.best_step`; None where they are gone, and on other ranks."""
         ...
 
 
@@ -107,31 +108,39 @@ def exam(job: Job, dev: Units | None) -> DevExam | None:
     """What the student is asked on the way: questions of the dev graphs."""
     if job.dev is None or dev is None or not job.dev.accuracy_questions:
         return None
-    wanted = set(dev.store.question_ids("dev"))
+    wanted = dev_questions(job)  # also those of which this recipe learns nothing: all recipes are asked the same
     questions = [question for question in iter_questions(job.graphs) if question.id in wanted]
     chosen = choose_questions(questions, job.dev, seed=job.seed)
     return DevExam(load_task(job.task), dev.tokenizer, chosen, job.dev.max_tokens)
 
 
-def reference(engine: Any, units: Units) -> dict[str, tuple[Tensor, Tensor]]:
-    """Node -> embedding and log-probability under the untrained student; computed once, before anything is restored or trained.
+def reference(engine: Any, units: Units) -> Reference:
+    """What the untrained student makes of every node; computed once, before anything is restored or trained.
 
     The released MAGDi code takes its embeddings so; preference optimisation holds the student to these probabilities. The workers
     share the units; all take the same number of forward passes.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
-    count = len(units.sizes)
+    count, frozen = len(units.sizes), engine.module.frozen
+    keys, logps, embeddings = list[str](), list[Tensor](), list[Tensor]()
     engine.eval()
-    mine: dict[str, tuple[Tensor, Tensor]] = {}
-    for first in range(0, count, world):
-        index = min(first + rank, count - 1)
-        embeddings_NH, logps_N = engine.module.reference(units.batch((index,)).to(engine.device))
-        keys = [node.key for node in units.store.graph(units.split, index).nodes]
-        mine.update(zip(keys, zip(embeddings_NH.cpu(), logps_N.cpu(), strict=True), strict=True))
+    for index in range(rank, count + -count % world, world):
+        place = index if index < count else units.stand_in
+        embeddings_NH, logps_N = engine.module.reference(units.batch((place,)).to(engine.device))
+        if index < count:
+            keys += [node.key for node in units.store.graph(units.split, index).nodes]
+            logps.append(logps_N.float().cpu())
+            embeddings += [embeddings_NH.cpu()] if frozen else []
     engine.train()
-    gathered: list[dict[str, tuple[Tensor, Tensor]] | None] = [None] * world
-    dist.all_gather_object(gathered, mine)
-    return {key: value for part in gathered if part for key, value in part.items()}
+    # One tensor each, since a view would be sent with all it is a view of; over gloo, since a GPU's memory may not hold them.
+    mine = (keys, torch.cat(logps) if logps else None, torch.cat(embeddings) if embeddings else None)
+    parts: list[Any] = [None] * world
+    group = dist.new_group(backend="gloo")
+    dist.all_gather_object(parts, mine, group=group)
+    dist.destroy_process_group(group)
+    parts = [part for part in parts if part[0]]
+    row = {key: number for number, key in enumerate(key for part in parts for key in part[0])}
+    return Reference(row, torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts]) if frozen else None)
 
 
 def advance(training: Training, state: TrainState, checkpoints: Checkpoints, log: StepLog | None) -> list[float]:
@@ -152,11 +161,11 @@ def advance(training: Training, state: TrainState, checkpoints: Checkpoints, log
             _count(state, figures, workers)
             last = state.step == len(training.steps)
             stop = measure(training, state, checkpoints, log, last=last)
-            if last or stop:
-                break
-            if clock.due(state.step, training.engine.device):
+            if clock.due(state.step, training.engine.device) or ((last or stop) and clock.enabled):
                 checkpoints.save(training.engine, state)
                 clock.restart()
+            if stop:
+                break
     return losses
 
 
@@ -181,7 +190,8 @@ def train_step(training: Training, step: Step, micro_batches: Iterator[MicroBatc
         norm = gradient_norm(engine)
         engine.step()
         found = [float(loss.detach()), *(float(parts[name]) for name in names), float(batch.input_ids_BT.numel())]
-        sums += micro.weight * torch.tensor(found, dtype=torch.float64)
+        if micro.weight:
+            sums += torch.tensor(found, dtype=torch.float64)
         if micro.last:
             break
     squares = engine.module.gradient_squares()
@@ -225,7 +235,7 @@ def finish(training: Training, state: TrainState, checkpoints: Checkpoints) -> N
     job, rank = training.job, dist.get_rank()
     weights = gathered_state(training.engine, rank=rank)
     if job.dev is not None and job.dev.student == "best" and state.best_step not in (None, state.step):
-        weights = checkpoints.load_best()
+        weights = checkpoints.load_best(state)
         if rank == 0 and weights is None:
             raise EngineError(
                 f"The best student (after step {state.best_step}) is no longer on storage. Run again with "
@@ -242,6 +252,7 @@ def summary(training: Training, state: TrainState, losses: list[float], resumed:
     parameters = [(p.requires_grad, getattr(p, "ds_numel", p.numel())) for p in training.engine.module.parameters()]
     peaks: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(peaks, peak_memory())
+    supervised = sum(step.supervised for step in training.steps[: state.step])
     cuda = training.engine.device != torch.device("cpu") and torch.cuda.is_available()
     facts = {
         "workers": dist.get_world_size(),
@@ -255,13 +266,20 @@ def summary(training: Training, state: TrainState, losses: list[float], resumed:
         "stopped_early": state.step < len(training.steps),
         "graphs": held.graphs,
         "nodes": held.nodes,
-        "supervised_tokens": sum(step.supervised for step in training.steps[: state.step]),
+        "supervised_tokens": supervised,
         "tokens_forwarded": state.tokens,
         "skipped_nodes": held.skipped_nodes,
         "skipped_graphs": held.skipped_graphs,
         "notes": held.notes,
         "parameters": sum(size for _, size in parameters),
         "trained_parameters": sum(size for trained, size in parameters if trained),
+        "flops": spent_flops(
+            training.engine.module.student.config,
+            job.student.tuning,
+            forwarded=state.tokens,
+            supervised=supervised,
+            gradient_checkpointing=job.train.gradient_checkpointing,
+        ),
         "seconds": round(state.seconds, 1),
         "worker_seconds": round(state.worker_seconds, 1),
         "peak_memory": peaks,
@@ -286,6 +304,7 @@ class Clock:
 
     def __init__(self, config: CheckpointConfig) -> None:
         self.config = config
+        self.enabled = config.every_steps is not None or config.every_minutes is not None
         self.restart()
 
     def restart(self) -> None:

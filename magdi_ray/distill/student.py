@@ -22,10 +22,9 @@ from magdi_ray.distill.attention import NAMES, unused_mask
 from magdi_ray.distill.batch import GraphBatch
 from magdi_ray.distill.gradients import GradientTaps
 from magdi_ray.distill.head import NodeLogps, TokenLoss
+from magdi_ray.distill.job import HEADS
 from magdi_ray.distill.objectives import Outputs, pool
 from magdi_ray.errors import ConfigError, GraphError
-
-HEADS = "training_heads.safetensors"
 
 
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:

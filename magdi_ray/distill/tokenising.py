@@ -20,19 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from magdi_ray.agents.weights import resolve_model
 from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.base import content_hash
 from magdi_ray.config.recipes import RecipeConfig
 from magdi_ray.config.sections import TaskConfig
-from magdi_ray.distill.dataset import FORMAT, INDEX, USES, PartWriter, TokenFacts, Use, commit, hold_out, is_complete
+from magdi_ray.distill.dataset import FORMAT, INDEX, USES, PartWriter, TokenFacts, Use, commit, dev_questions, is_complete
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.labels import relabel
 from magdi_ray.distill.tokens import best_of, first_correct, needs_incorrect, tokenise
 from magdi_ray.errors import ConfigError, EngineError, GraphError, MagdiError
 from magdi_ray.graph.schema import Mag
-from magdi_ray.graph.store import MagGroup, iter_questions, mag_groups, read_group
+from magdi_ray.graph.store import MagGroup, mag_groups, read_group
 from magdi_ray.tasks.load import load_task
 
 PARTS = 256
@@ -97,8 +98,14 @@ def tokenise_graphs(job: Job) -> Path:
 def _name(job: Job, tokenizer: PreTrainedTokenizerBase) -> str:
     held = None if job.dev is None else [job.dev.graphs, job.seed if job.dev.graphs else None]
     recipe = [job.recipe.nodes, job.recipe.labels, needs_incorrect(job.recipe)]
-    parts = [FORMAT, job.inputs, job.task, recipe, job.student.max_length, held, tokenizer_hash(tokenizer)]
+    parts = [FORMAT, job.inputs, job.task, recipe, longest(job), held, tokenizer_hash(tokenizer)]
     return content_hash(parts)[:16]
+
+
+def longest(job: Job) -> int:
+    """Tokens a node may have: `student.max_length`, or the context the student's positions are made for where that is shorter."""
+    config = AutoConfig.from_pretrained(resolve_model(job.model)).get_text_config()
+    return min(job.student.max_length, getattr(config, "max_position_embeddings", None) or job.student.max_length)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -121,8 +128,8 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def _make(job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     units = cut(mag_groups(Path(job.graphs).resolve()))
-    dev = _dev_questions(job)
-    reading = Reading(str(directory), job.task, job.recipe, job.student.max_length, tokenizer, dev)
+    dev = dev_questions(job)
+    reading = Reading(str(directory), job.task, job.recipe, longest(job), tokenizer, dev)
     if job.recipe.nodes.agents == "best":
         scores = Counter[str]()
         for row in _run(units, score_unit, reading):
@@ -142,21 +149,6 @@ def _make(job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
         raise ConfigError(f"Nothing can be measured on: none of the {len(dev)} dev graphs holds a usable reply ({left_out}).")
     index = pa.Table.from_batches([pa.RecordBatch.from_struct_array(held) for held in indices], schema=INDEX)
     commit(directory, index, facts)
-
-
-def _dev_questions(job: Job) -> frozenset[str]:
-    """Ids of the questions that are measured on."""
-    if job.dev is None:
-        return frozenset()
-    if job.dev.graphs:
-        return hold_out(iter_questions(job.graphs), job.dev.graphs, seed=job.seed)
-    found = frozenset(question.id for question in iter_questions(job.graphs) if question.split == "dev")
-    if not found:
-        raise ConfigError(
-            "distil.dev measures on the graphs of dev questions, and there are none. Hold out training graphs for it with "
-            "distil.dev.graphs=N, or give the task dev questions."
-        )
-    return found
 
 
 def cut(groups: Sequence[MagGroup]) -> list[list[MagGroup]]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from magdi_ray.cluster import root_cause
+from magdi_ray.cluster import joins_cluster, root_cause
 from magdi_ray.config.distil import ScalingConfig
 from magdi_ray.distill.checkpoint.state import load_state, load_tensors, save_state, save_tensors
 from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
@@ -35,11 +35,13 @@ class RayCheckpoints:
     them: what it knows is always on storage too, and what was uploaded right before a kill is only there.
     """
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, job: Job) -> None:
         import ray.train
 
+        # One name for all attempts, so that what a kill left behind is written over.
+        self.scratch = Path(tempfile.gettempdir()) / f"magdi-checkpoint-{job.run}-{_name(job)}-{dist.get_rank()}"
+        self.keep = job.checkpoints.keep
         storage = ray.train.get_context().get_storage()
-        self.keep = keep
         self.shelf = Shelf(storage.storage_filesystem, storage.experiment_fs_path)
         self.best = Shelf(storage.storage_filesystem, f"{storage.experiment_fs_path}/{BEST}")
         self.needed_best: int | None = None
@@ -64,7 +66,8 @@ class RayCheckpoints:
         """
         import ray.train
 
-        directory = Path(tempfile.mkdtemp(prefix="magdi-checkpoint-"))
+        directory = self.scratch
+        shutil.rmtree(directory, ignore_errors=True)
         try:
             save_state(engine, directory, state)
             ray.train.report(
@@ -98,11 +101,11 @@ class RayCheckpoints:
             self.best.put(Path(directory), step_name(step))
         self.best.keep({step_name(number) for number in (step, self.needed_best) if number is not None})
 
-    def load_best(self) -> dict[str, Tensor] | None:
-        """The weights kept last on rank 0; None elsewhere, and where none were kept."""
-        if dist.get_rank() != 0 or (name := self.best.tidy()) is None:
+    def load_best(self, state: TrainState) -> dict[str, Tensor] | None:
+        """The weights kept after `state.best_step` on rank 0; None elsewhere, and where they are not whole."""
+        if dist.get_rank() != 0 or state.best_step is None or not self.best.is_whole(step_name(state.best_step)):
             return None
-        with self._local(self.best, name) as directory:
+        with self._local(self.best, step_name(state.best_step)) as directory:
             return load_tensors(directory)
 
     def _depend_on(self, best_step: int | None) -> None:
@@ -129,7 +132,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     job = Job.model_validate_json(settings["job"])
-    facts = run_training(job, Path(settings["tokens"]), RayCheckpoints(job.checkpoints.keep))
+    facts = run_training(job, Path(settings["tokens"]), RayCheckpoints(job))
     if ray.train.get_context().get_world_rank() == 0:
         Path(settings["facts"]).write_text(json.dumps(facts), encoding="utf-8")
 
@@ -150,18 +153,16 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
         EngineError: workers failed more than `scaling.max_failures` times, or once in a way that will not get better; carries
             the worker's error.
     """
-    from ray.train.torch import TorchTrainer
-
     name = _name(job)
     storage.mkdir(parents=True, exist_ok=True)
     facts = storage.resolve() / f"{name}.facts.json"
     facts.unlink(missing_ok=True)
-    filesystem, path = open_storage(job.checkpoints.storage or str(storage))
+    filesystem, path = _place(job, storage)
     settings: dict[str, Any] = {"job": job.model_dump_json(), "tokens": str(tokenise_graphs(job)), "facts": str(facts)}
     settings |= {"threads": max(1, int(scaling.num_cpus))}
     run = _run_config(name, path, filesystem, scaling)
     _forget_record(run)
-    trainer = TorchTrainer(
+    trainer = _trainer_class()(
         train_worker,
         train_loop_config=settings,
         scaling_config=_ray_scaling(scaling),
@@ -178,13 +179,35 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
 
 def forget(job: Job, *, storage: Path) -> None:
     """Delete the checkpoints of a training whose student is kept elsewhere by now. Nothing is done where there are none."""
-    filesystem, path = open_storage(job.checkpoints.storage or str(storage))
+    filesystem, path = _place(job, storage)
     Shelf(filesystem, path).remove(_name(job))
     (storage / f"{_name(job)}.facts.json").unlink(missing_ok=True)
 
 
+def _place(job: Job, storage: Path) -> tuple[Any, str]:
+    """Where a run's checkpoints lie. Storage of one's own choosing may serve many runs, of which two may be equal."""
+    filesystem, path = open_storage(job.checkpoints.storage or str(storage))
+    return filesystem, f"{path}/{job.run}" if job.checkpoints.storage and job.run else path
+
+
 def _name(job: Job) -> str:
     return f"{job.recipe.name}-{job.identity[:12]}"
+
+
+def _trainer_class() -> Any:
+    """Ray's trainer; on a Ray of one's own without the watch over its controller.
+
+    The watch frees a cluster's machines when the controller dies. It asks the dashboard, which a local Ray has none of, and every
+    training would wait twelve seconds for it at its end.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class LocalTrainer(TorchTrainer):  # type: ignore[misc, unused-ignore]
+        def _create_default_callbacks(self) -> list[Any]:
+            return [one for one in super()._create_default_callbacks() if not isinstance(one, PlacementGroupCleanerCallback)]
+
+    return TorchTrainer if joins_cluster() else LocalTrainer
 
 
 def _ray_scaling(scaling: ScalingConfig) -> Any:

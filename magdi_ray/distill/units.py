@@ -24,6 +24,17 @@ AHEAD = 2
 """Micro-batches that lie ready while one is computed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the untrained student makes of every node of the units, N of them."""
+
+    row: dict[str, int]
+    """Of each node's key, in the tensors."""
+    logps_N: Tensor
+    embeddings_NH: Tensor | None
+    """None where no objective looks at them."""
+
+
 @dataclass
 class Units:
     """The graphs of a split (or, where no objective looks at structure, their nodes), in the order of the plan."""
@@ -34,13 +45,18 @@ class Units:
     tokenizer: PreTrainedTokenizerBase
     packed: bool
     """Whether graphs go through the student in packed rows, or in one padded row a node."""
-    reference: dict[str, tuple[Tensor, Tensor]] | None = None
-    """Node -> embedding and log-probability under the untrained student, where an objective wants them."""
+    reference: Reference | None = None
+    """Of the untrained student, where an objective wants it."""
 
     @cached_property
     def sizes(self) -> tuple[GraphSize, ...]:
         """Of every unit."""
         return self.store.sizes(self.split, packed=self.packed, **self._switches)
+
+    @cached_property
+    def stand_in(self) -> int:
+        """The smallest unit: what a worker forwards that has none left but has to take part in the collective operations."""
+        return min(range(len(self.sizes)), key=lambda index: self.sizes[index].tokens)
 
     @property
     def _switches(self) -> dict[str, bool]:
@@ -69,8 +85,10 @@ class Units:
         batch = collate(graphs, pad_id=pad_id, packed=self.packed, preference=preference, **self._switches)
         if self.reference is None:
             return batch
-        known = [self.reference[node.key] for graph in graphs for node in graph.nodes]
-        return replace(batch, frozen_NH=torch.stack([e for e, _ in known]), reference_N=torch.stack([p for _, p in known]))
+        row_N = torch.tensor([self.reference.row[node.key] for graph in graphs for node in graph.nodes])
+        embeddings_NH = self.reference.embeddings_NH
+        frozen_NH = None if embeddings_NH is None else embeddings_NH[row_N]
+        return replace(batch, frozen_NH=frozen_NH, reference_N=self.reference.logps_N[row_N])
 
 
 class MicroBatch(NamedTuple):
@@ -88,7 +106,7 @@ def feed(units: Units, steps: Iterable[Step], *, rank: int, workers: int, limit:
     for step in steps:
         hand = share(step, units.sizes, workers=workers, limit=limit)[rank]
         for number, indices in enumerate(hand):
-            yield MicroBatch(units.batch(indices or (0,)), 1.0 if indices else 0.0, number == len(hand) - 1)
+            yield MicroBatch(units.batch(indices or (units.stand_in,)), 1.0 if indices else 0.0, number == len(hand) - 1)
 
 
 Item = TypeVar("Item")

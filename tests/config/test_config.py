@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,27 @@ def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(
         ("debate.agents.0.replicas=[3, 1]", r"must be \[min, max\] with 1 <= min <= max"),
         ("distil.train.max_steps=3", "exactly one of `epochs` and `max_steps`"),
         ("debate.protocol.name=recon", r"debate\.protocol\.name: there is no 'recon'; did you mean 'reconcile'\?"),
+        (
+            "distil.recipe=dpoo",
+            r"distil\.recipe: there is no 'dpoo'; did you mean 'dpo'\? Known: level1, .*; or a section of",
+        ),
+        ("distil.recipe=3", r"distil\.recipe: must be one of 'level1', .* or a section of its own \(labels, name, .*\(found 3\)"),
+        ("distil.ablations=[lvl3]", r"distil\.ablations\.0: there is no 'lvl3'; did you mean 'level3'\?"),
+        ("distil.recipe={name: x}", r"distil\.recipe\.objectives: required, but not given"),
+        ("distil.recipe={name: x, int: 3, objectives: [{name: next_token}]}", r"distil\.recipe\.int: unknown key"),
+        (
+            "distil.recipe={name: x, nodes: {agents: bst}, objectives: [{name: next_token}]}",
+            r"distil\.recipe\.nodes\.agents: there is no 'bst'; did you mean 'best'\? Known: all, best; or a list of texts",
+        ),
+        (
+            "distil.recipe={name: x, nodes: {correct: incorrect}, objectives: [{name: next_token}]}",
+            r"distil\.recipe: next_token learns from correct nodes",
+        ),
+        ("distil.scaling.num_workers=two", r"num_workers: must be a whole number or a list of 2 whole numbers \(found 'two'\)"),
+        ("distil.scaling.num_workers=[1, x]", r"distil\.scaling\.num_workers\.1: Input should be a valid integer \(found 'x'\)"),
+        ("distil.scaling.num_workers=[1, 2, 3]", r"distil\.scaling\.num_workers: Tuple should have at most 2 items"),
+        ("distil.student.model={hidden_size: x}", r"distil\.student\.model\.hidden_size: Input should be a valid integer"),
+        ("debate.protocol.prompts=3", r"debate\.protocol\.prompts: must be a text or a mapping of texts \(found 3\)"),
         ("distil.ablations=[level4]", "recipe and ablations need distinct names"),
         (
             "graph.source={format: society, path: x}",
@@ -60,8 +82,10 @@ def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(
     ],
 )
 def test_a_mistake_is_refused_with_field_value_and_rule(tmp_path: Path, override: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as refused:
         load(tmp_path, MINIMAL, override)
+    assert len(str(refused.value).splitlines()) == 2
+    assert not re.search(r"function-|literal\[|tuple\[|\.int:|\.str:", str(refused.value).replace("recipe.int:", ""))
 
 
 def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:

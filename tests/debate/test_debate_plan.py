@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from magdi_ray.agents.base import Sampling
@@ -17,11 +15,14 @@ from magdi_ray.tasks.gsm8k import Gsm8k
 QUESTIONS = [Question(f"q{n}", f"How many are {n} apples and 3 pears?", str(n + 3)) for n in range(50)]
 
 
-def planned(count: int = 50, *, rounds: int = 2, agreement: float = 0.6, limits: Limits | None = None, **more: Any) -> Plan:
+def planned(
+    count: int = 50, *, rounds: int = 2, agreement: float = 0.6, limits: Limits | None = None, longest: int = 512
+) -> Plan:
     engine = ApiEngine(type="api", model="m", price=Price(input=1.0, output=10.0), limits=limits or Limits())
-    agents = tuple(AgentConfig(name=name, engine=engine, sampling=Sampling()) for name in ("a", "b", "c"))
+    lengths = {"a": longest, "b": 512, "c": 512}
+    agents = tuple(AgentConfig(name=name, engine=engine, sampling=Sampling(max_tokens=most)) for name, most in lengths.items())
     estimate = EstimateConfig(agreement=agreement, reply_tokens=100, seconds_per_reply=6.0)
-    config = DebateConfig(protocol=ReconcileConfig(name="reconcile", rounds=rounds), agents=agents, estimate=estimate, **more)
+    config = DebateConfig(protocol=ReconcileConfig(name="reconcile", rounds=rounds), agents=agents, estimate=estimate)
     return plan_debates(config, load_protocol(config.protocol, Gsm8k()), QUESTIONS[:count], count=count)
 
 
@@ -34,6 +35,13 @@ def test_calls_follow_from_the_assumed_agreement() -> None:
 def test_tokens_out_are_calls_times_the_assumed_length() -> None:
     plan = planned()
     assert plan.total.tokens_out == pytest.approx(100 * plan.calls, rel=0.02)
+
+
+def test_no_reply_is_longer_than_its_agent_may_write() -> None:
+    plan = planned(longest=40)
+    assert plan.agents["a"].tokens_out == pytest.approx(40 * plan.agents["a"].calls, rel=0.02)
+    assert plan.agents["b"].tokens_out == pytest.approx(100 * plan.agents["b"].calls, rel=0.02)
+    assert plan.total.tokens_in < planned().total.tokens_in
 
 
 def test_later_prompts_hold_the_earlier_replies() -> None:

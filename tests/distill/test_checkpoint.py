@@ -83,7 +83,7 @@ def go_on(engine: Any, start: int, rank: int, world: int, save: Path | None = No
         total = torch.zeros(())
         for number, batch in enumerate(mine):
             engine.set_gradient_accumulation_boundary(number == len(mine) - 1)
-            loss, _ = weighted_sum(engine(batch), batch, recipe().objectives, counts)
+            loss, _ = weighted_sum(engine(batch), batch, recipe(STUDENTS["full"]).objectives, counts)
             engine.backward(loss * world)
             engine.step()
             total += loss.detach()

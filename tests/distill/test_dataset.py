@@ -118,6 +118,13 @@ def test_the_same_questions_are_held_out_in_whatever_order_they_come() -> None:
     assert len(held) == 5
 
 
+def test_a_twin_of_a_held_out_question_is_held_out_too() -> None:
+    questions = [Question(f"{copy}{i}", f"How many are {i} and {i}?") for i in range(20) for copy in "ab"]
+    held = hold_out(questions, 5, seed=1)
+    assert {name[1:] for name in held if name.startswith("a")} == {name[1:] for name in held if name.startswith("b")}
+    assert len(held) == 6
+
+
 def test_holding_out_more_graphs_than_there_are_says_how_many_there_are() -> None:
     questions = [Question("a", "a?"), Question("b", "b?"), Question("c", "c?", split="dev")]
     with pytest.raises(ConfigError, match="holds out 2 graphs, but there are only 2 of training questions"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from magdi_ray.distill.watch.view import cost_summary, duration, progress_note, short, training_flops
+from magdi_ray.distill.watch.view import cost_summary, duration, progress_note, rough_flops, short
 
 LINE: dict[str, Any] = {
     "stage": "distil", "recipe": "level4", "time": 1.5, "step": 7, "steps": 200, "loss": 2.31, "next_token": 1.7,
@@ -32,10 +32,22 @@ def test_the_note_says_loss_parts_dev_speed_and_time_left() -> None:
     )
 
 
+NOTED: dict[str, str] = {
+    "loss": "loss 2.310", "next_token": "1.700", "contrast": "0.610", "dev": "dev", "tokens_per_second": "tokens/s",
+    "graphs_per_second": "graphs/s", "seconds_left": "left", "steps": "left",
+}  # fmt: skip
+"""What a note says because of each figure."""
+
+
 @pytest.mark.parametrize("missing", sorted(LINE))
 def test_a_line_that_lacks_something_still_gives_a_note(missing: str) -> None:
-    line = {name: value for name, value in LINE.items() if name != missing}
-    assert progress_note(line)
+    note = progress_note({name: value for name, value in LINE.items() if name != missing})
+    assert note
+    if missing in NOTED:
+        assert NOTED[missing] in progress_note(LINE)
+        assert NOTED[missing] not in note
+    else:
+        assert note == progress_note(LINE)
 
 
 def test_the_last_step_has_no_time_left() -> None:
@@ -66,10 +78,29 @@ def test_on_cpus_the_summary_speaks_of_worker_hours_and_memory() -> None:
     assert "GPU" not in text
 
 
+SAID: dict[str, tuple[str, ...]] = {
+    "steps": ("120 steps",), "planned_steps": ("200 planned",), "graphs": ("1,000 graphs",), "nodes": ("9,000 nodes",),
+    "tokens_forwarded": ("4M tokens forwarded", "tokens/s", "FLOP"), "supervised_tokens": ("1.5M of them",),
+    "seconds": ("2 h 00 min", "tokens/s"), "worker_seconds": ("GPU-hours",), "workers": ("2 workers",), "gpus": ("GPU",),
+    "parameters": ("7G parameters",), "trained_parameters": ("20M of them",), "peak_memory": ("GiB",), "resumed": ("resumed",),
+    "stopped_early": ("stopped early",), "best_step": ("lowest",), "best_loss": ("1.234",), "dev_loss": ("1.300",),
+    "dev_accuracy": ("accuracy",), "result": ("the best weights",),
+}  # fmt: skip
+"""What a summary says because of each fact."""
+
+
 @pytest.mark.parametrize("missing", sorted(FACTS))
 def test_a_summary_leaves_out_what_is_not_known(missing: str) -> None:
-    assert cost_summary({name: value for name, value in FACTS.items() if name != missing})
-    assert cost_summary(FACTS | {missing: None})
+    whole = "\n".join(cost_summary(FACTS))
+    without = cost_summary({name: value for name, value in FACTS.items() if name != missing})
+    assert without == cost_summary(FACTS | {missing: None})
+    for words in SAID[missing]:
+        assert words in whole
+        assert words not in "\n".join(without)
+
+
+def test_operations_that_were_counted_stand_in_place_of_a_rule_of_thumb() -> None:
+    assert "about 9.9e+16 FLOP" in "\n".join(cost_summary(FACTS | {"flops": 9.9e16}))
 
 
 def test_nothing_known_is_no_summary() -> None:
@@ -77,8 +108,8 @@ def test_nothing_known_is_no_summary() -> None:
 
 
 def test_full_tuning_costs_six_operations_a_weight_and_token_and_adapters_little_more_than_four() -> None:
-    assert training_flops(10, parameters=100, trained=100) == 6 * 100 * 10
-    assert training_flops(10, parameters=100, trained=1) == 4 * 100 * 10 + 2 * 10
+    assert rough_flops(10, parameters=100, trained=100) == 6 * 100 * 10
+    assert rough_flops(10, parameters=100, trained=1) == 4 * 100 * 10 + 2 * 10
 
 
 @pytest.mark.parametrize(
@@ -86,7 +117,8 @@ def test_full_tuning_costs_six_operations_a_weight_and_token_and_adapters_little
     [
         (0.4, "0 s"),
         (42, "42 s"),
-        (89.6, "2 min"),
+        (89.6, "90 s"),
+        (119.6, "2 min"),
         (720, "12 min"),
         (5399, "1 h 30 min"),
         (11100, "3 h 05 min"),

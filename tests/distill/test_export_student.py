@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from magdi_ray.config.distil import DeepSpeedConfig, LoraTuning, ScratchModel, StudentConfig, TrainConfig
 from magdi_ray.config.recipes import resolve_recipe
-from magdi_ray.distill import student as student_module
 from magdi_ray.distill.batch import Counts, collate
-from magdi_ray.distill.export.card import Base
-from magdi_ray.distill.export.student import HEADS, Exported, base_of, write_export
+from magdi_ray.distill.export.record import Base
+from magdi_ray.distill.export.student import Exported, base_of, write_export
+from magdi_ray.distill.job import HEADS
 from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.student import DistillModel, export_student, load_student, load_tokenizer
 from magdi_ray.distill.tokens import GraphTokens
@@ -226,10 +226,6 @@ def test_a_student_lacking_weights_or_heads_is_refused(full: Path, bench: Workbe
     (full / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"holds no model\.safetensors"):
         export(full, tmp_path / "b", bench.directory)
-
-
-def test_heads_have_one_name() -> None:
-    assert HEADS == student_module.HEADS
 
 
 def test_a_base_is_named_without_any_path_of_this_machine(bench: Workbench, tmp_path: Path) -> None:

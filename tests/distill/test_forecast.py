@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from magdi_ray.config.distil import (
     DeepSpeedConfig,
+    DevConfig,
     DistilEstimateConfig,
     FullTuning,
     LoraTuning,
@@ -19,15 +20,16 @@ from magdi_ray.config.distil import (
 )
 from magdi_ray.config.recipes import NextToken, RecipeConfig, resolve_recipe
 from magdi_ray.distill.attention import prepare_attention, unused_mask
-from magdi_ray.distill.forecast.cost import count_steps, forecast, tokens_at_once, training_flops
+from magdi_ray.distill.forecast.cost import count_steps, forecast, spent_flops, tokens_at_once, training_flops
 from magdi_ray.distill.forecast.memory import CHUNK, Trainee, activation_bytes, head_parameters, memory_per_rank
-from magdi_ray.distill.forecast.shapes import StudentShape, from_config
-from magdi_ray.distill.forecast.workload import Expected, Workload, compares, counted_workload, expected_workload
+from magdi_ray.distill.forecast.shapes import PUBLISHED, StudentShape, from_config
+from magdi_ray.distill.forecast.workload import Expected, Workload, counted_workload, expected_workload
 from magdi_ray.distill.head import CHUNK as HEAD_CHUNK
 from magdi_ray.distill.packing import lay_out, packed_ids, positions
 from magdi_ray.distill.plan import measure, plan_steps
 from magdi_ray.distill.student import DistillModel
-from magdi_ray.distill.tokens import GraphTokens, NodeTokens, tokenise
+from magdi_ray.distill.tokens import GraphTokens, NodeTokens, needs_incorrect, tokenise
+from magdi_ray.distill.watch.view import rough_flops
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import import_debates
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -84,7 +86,7 @@ def test_a_workload_holds_what_the_training_plan_measures(bench: Workbench) -> N
 def test_what_is_expected_of_equal_graphs_is_what_is_counted_of_them(name: str, right: int) -> None:
     recipe = resolve_recipe(name)  # type: ignore[arg-type]
     graphs = [graph(f"q{i}", 30, *[(12, True)] * right, *[(12, False)] * (5 - right)) for i in range(8)]
-    if not compares(recipe):
+    if not needs_incorrect(recipe):
         graphs = [graph(item.question_id, 30, (12, True)) for item in graphs for _ in range(right)]
     expected = expected_workload(Expected(8, 5.0, 5, prompt=30, reply=12, correct_share=right / 5), recipe)
     assert expected == counted_workload(graphs, recipe)
@@ -129,11 +131,66 @@ def test_preference_takes_a_reference_pass_over_all_replies() -> None:
     assert found.flops == pytest.approx(2 * once + once / 3)
 
 
-def test_hours_are_flops_over_what_the_gpus_put_to_use() -> None:
+def test_time_is_flops_over_what_the_gpus_put_to_use() -> None:
     found = forecast(LEVEL4, counted_workload([ONE, TWO], LEVEL4), Trainee(SHAPE, FULL), TrainConfig(epochs=1))
     assumed = DistilEstimateConfig(utilisation=0.5, gpu_tflops=100.0)
     assert found.flops is not None
-    assert found.hours(assumed, 4) == pytest.approx(found.flops / (4 * 50e12) / 3600)
+    assert found.seconds(assumed, 4) == pytest.approx(found.flops / (4 * 50e12))
+
+
+def test_measurements_before_between_and_after_the_steps_take_forward_passes() -> None:
+    work, held_out = counted_workload([ONE] * 10, LEVEL4), counted_workload([TWO], LEVEL4)
+    dev, train = DevConfig(every_steps=4), TrainConfig(max_steps=10, tokens_per_step=9)
+    found = forecast(LEVEL4, work, Trainee(SHAPE, FULL), train, dev=dev, held_out=held_out)
+    assert found.measurements == 4  # before the first step, after the 4th, the 8th and the last
+    assert found.measuring == 4 * (2 * 1152 * 25 + 4 * 2 * 8 * 325 + 2 * 800 * 5)
+    assumed = DistilEstimateConfig(utilisation=1.0, gpu_tflops=1.0)
+    assert found.flops is not None
+    assert found.seconds(assumed, 1) == pytest.approx((found.flops + found.measuring) / 1e12)
+
+
+REAL = Expected(1000, 5.0, 12, prompt=100, reply=120, correct_share=0.8)
+
+
+def model_config(shape: StudentShape, kind: str) -> object:
+    return AutoConfig.for_model(
+        kind,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocab,
+        tie_word_embeddings=shape.tied,
+    )
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("tuning", [FULL, LoraTuning(type="lora")])
+@pytest.mark.parametrize(("name", "kind"), [("mistralai/Mistral-7B-v0.1", "mistral"), ("Qwen/Qwen3-0.6B", "qwen3")])
+def test_a_finished_training_counts_as_its_plan_did(name: str, kind: str, tuning: FullTuning | LoraTuning, again: bool) -> None:
+    shape, work = PUBLISHED[name], expected_workload(REAL, LEVEL4)
+    planned = training_flops(work, Trainee(shape, tuning), gradient_checkpointing=again)
+    tokens = {"forwarded": work.forwarded, "supervised": work.supervised}
+    spent = spent_flops(model_config(shape, kind), tuning, **tokens, gradient_checkpointing=again)
+    assert spent == pytest.approx(planned, rel=0.05)
+    assert spent is not None
+    assert spent < planned  # it leaves attention out
+
+
+def test_the_rule_of_thumb_for_unknown_students_comes_close_to_the_plan() -> None:
+    shape, work = PUBLISHED["mistralai/Mistral-7B-v0.1"], expected_workload(REAL, LEVEL4)
+    for trainee in (Trainee(shape, FULL), Trainee(shape, LoraTuning(type="lora"))):
+        planned = training_flops(work, trainee, gradient_checkpointing=False)
+        parameters = shape.parameters + trainee.adapters
+        assert rough_flops(work.forwarded, parameters=parameters, trained=trainee.trained) == pytest.approx(planned, rel=0.05)
+    assert spent_flops(AutoConfig.for_model("gpt2"), FULL, forwarded=1, supervised=1, gradient_checkpointing=False) is None
+
+
+def test_replies_too_long_for_the_student_are_said_beforehand() -> None:
+    assert REAL.exceeds(220) is None
+    assert "distil.student.max_length (219)" in (REAL.exceeds(219) or "")
 
 
 def test_a_micro_batch_is_a_workers_share_cut_at_the_limit_or_one_large_graph() -> None:

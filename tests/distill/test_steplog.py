@@ -95,7 +95,7 @@ def test_trackers_get_the_figures_the_measurements_and_the_summary(tmp_path: Pat
     log.end(1, {"steps": 1})
     assert tracker.sent[0] == (0, FIGURES | {"tokens_per_second": 60.0, "graphs_per_second": 8.0})
     measured = {"dev/loss": 1.5, "dev/next_token": 1.2, "dev/accuracy": 0.25, "dev/unread": 1.0, "dev/seconds": 0.1}
-    assert tracker.sent[1] == (1, measured)
+    assert tracker.sent[1] == (0, measured)  # of the step just made
     assert tracker.summary == {"steps": 1}
 
 

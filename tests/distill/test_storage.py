@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from magdi_ray.config.distil import CheckpointConfig
 from magdi_ray.distill import train
 from magdi_ray.distill.checkpoint.state import INDEX, save_tensors
 from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
@@ -56,7 +57,7 @@ def test_a_copy_that_fails_once_is_made_again(shelf: Shelf, tmp_path: Path, monk
             raise OSError("the disk is away")
         copy(*args, **options)
 
-    monkeypatch.setattr("magdi_ray.distill.storage.pafs.copy_files", flaky)
+    monkeypatch.setattr("magdi_ray.distill.checkpoint.storage.pafs.copy_files", flaky)
     put(shelf, tmp_path / "local", 3)
     assert (len(calls), shelf.is_whole(step_name(3))) == (2, True)
 
@@ -75,7 +76,8 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.RayChe
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_storage=lambda: storage))
     monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(train.dist, "broadcast_object_list", lambda chosen, src: None)
-    return train.RayCheckpoints(keep=2)
+    job = SimpleNamespace(run="", recipe=SimpleNamespace(name="level4"), identity="0" * 12, checkpoints=CheckpointConfig(keep=2))
+    return train.RayCheckpoints(job)  # type: ignore[arg-type]
 
 
 def weights(step: int) -> dict[str, torch.Tensor]:
@@ -83,12 +85,12 @@ def weights(step: int) -> dict[str, torch.Tensor]:
 
 
 def test_the_best_weights_replace_those_before(checkpoints: train.RayCheckpoints) -> None:
-    assert checkpoints.load_best() is None
+    assert checkpoints.load_best(TrainState(step=2)) is None
     for step in (2, 4):
         checkpoints.keep_best(weights(step), TrainState(step=step, best_step=step))
     checkpoints.keep_best(None, TrainState(step=6, best_step=6))  # as on another worker
     assert checkpoints.best.names() == [step_name(4)]
-    assert torch.equal(checkpoints.load_best()["w"], weights(4)["w"])  # type: ignore[index]
+    assert torch.equal(checkpoints.load_best(TrainState(best_step=4))["w"], weights(4)["w"])  # type: ignore[index]
 
 
 def test_a_resumed_training_has_the_best_weights_of_its_checkpoint(
@@ -100,6 +102,20 @@ def test_a_resumed_training_has_the_best_weights_of_its_checkpoint(
     put(checkpoints.shelf, tmp_path / "local", 6)
     assert checkpoints.restore(None) is saved
     checkpoints.keep_best(weights(8), TrainState(step=8, best_step=8))
-    assert torch.equal(checkpoints.load_best()["w"], weights(8)["w"])  # type: ignore[index]
+    assert torch.equal(checkpoints.load_best(TrainState(best_step=8))["w"], weights(8)["w"])  # type: ignore[index]
     assert checkpoints.restore(None) is saved
-    assert torch.equal(checkpoints.load_best()["w"], weights(4)["w"])  # type: ignore[index]
+    assert torch.equal(checkpoints.load_best(TrainState(best_step=4))["w"], weights(4)["w"])  # type: ignore[index]
+    assert checkpoints.load_best(TrainState(best_step=8)) is None  # undone by the resume: not another's in its place
+
+
+def test_what_cannot_be_deleted_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(*open_storage(str(tmp_path)))
+    for step in (1, 2):
+        put(shelf, tmp_path / f"local-{step}", step)
+
+    def forbidden(self: Shelf, name: str) -> None:
+        raise PermissionError(name)
+
+    monkeypatch.setattr(Shelf, "remove", forbidden)
+    shelf.keep({step_name(2)})
+    assert shelf.names() == [step_name(1), step_name(2)]

@@ -64,7 +64,7 @@ def train(bench: Workbench, ray_cluster: None, tmp_path_factory: pytest.TempPath
         tuning = {"tuning": LoraTuning(type="lora", r=4, dropout=0.0)} if lora else {"tuning": {"type": "full"}}
         job = Job(
             graphs=str(root / "graphs.parquet"),
-            tokens=str(directory / "tokens"),
+            tokens=str(root / "tokens"),
             output=str(directory / "student"),
             log=str(directory / "log.jsonl"),
             tensorboard=str(directory / "tensorboard"),
@@ -115,20 +115,6 @@ def test_two_workers_give_the_loss_curve_of_one(train: Train) -> None:
     assert together[0]["workers"] == 2
     torch.testing.assert_close(curve(together[1]), curve(alone[1]), atol=1e-4, rtol=0)
     torch.testing.assert_close(weights(together[1]), weights(alone[1]), atol=1e-4, rtol=0)
-
-
-def test_zero_2_equals_zero_0(train: Train) -> None:
-    plain, sharded = train("two", workers=2), train("two-zero-2", workers=2, zero=2)
-    assert sharded[0]["zero_stage"] == 2
-    torch.testing.assert_close(curve(sharded[1]), curve(plain[1]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(weights(sharded[1]), weights(plain[1]), atol=1e-5, rtol=0)
-
-
-def test_zero_3_with_lora_equals_zero_0_with_lora(train: Train) -> None:
-    plain, sharded = train("lora", lora=True), train("lora-zero-3", workers=2, zero=3, lora=True)
-    torch.testing.assert_close(curve(sharded[1]), curve(plain[1]), atol=1e-4, rtol=0)
-    adapter = "adapter_model.safetensors"
-    torch.testing.assert_close(weights(sharded[1], adapter), weights(plain[1], adapter), atol=1e-4, rtol=0)
 
 
 def test_frozen_embeddings_train_the_graph_network_but_another_student(train: Train) -> None:

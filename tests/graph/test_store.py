@@ -172,7 +172,7 @@ def test_a_row_group_can_be_read_without_the_replies_as_they_came(tmp_path: Path
 
 def test_questions_are_read_without_their_graphs(tmp_path: Path) -> None:
     path = write_mags(tmp_path, [mag("a"), mag("b")])
-    assert list(iter_questions(path)) == [Question("a", "How many?"), Question("b", "How many?")]
+    assert list(iter_questions(path)) == [Question("a", "How many?", "18"), Question("b", "How many?", "18")]
 
 
 def test_a_solution_travels_from_the_questions_through_the_debates_into_the_graphs(tmp_path: Path) -> None:

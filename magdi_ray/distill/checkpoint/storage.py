@@ -5,6 +5,7 @@ Storage is the only record of what there is. Ray Train's own may lag behind it, 
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
 from magdi_ray.distill.checkpoint.state import INDEX, missing_files
-from magdi_ray.errors import ConfigError
+from magdi_ray.errors import ConfigError, MagdiError
+
+logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"step-(\d{8,})")
 
@@ -43,9 +46,12 @@ def open_storage(where: str) -> tuple[pafs.FileSystem, str]:
 
 
 def retrying() -> Retrying:
-    """Five attempts over about ten seconds, for failures of storage; then the last one is raised."""
-    wait = wait_random_exponential(multiplier=0.5, max=8)
-    return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_exception_type(OSError), reraise=True)
+    """Five attempts over about ten seconds, for failures of storage; then the last one is raised.
+
+    Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
+    """
+    wait, mistakes = wait_random_exponential(multiplier=0.5, max=8), (MagdiError, TypeError, ValueError)
+    return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_not_exception_type(mistakes), reraise=True)
 
 
 def step_name(step: int) -> str:
@@ -107,10 +113,13 @@ class Shelf:
         return max(self.names(), key=step_of, default=None)
 
     def keep(self, names: set[str]) -> None:
-        """Remove all others."""
+        """Remove all others. One that cannot be deleted stays: it takes room, and harms nothing."""
         for name in self.names():
             if name not in names:
-                self.remove(name)
+                try:
+                    self.remove(name)
+                except Exception as error:  # whatever a file system of others raises
+                    logger.warning("%s/%s could not be deleted: %s", self.path, name, error)
 
     def _list(self, path: str) -> list[Any]:
         self._forget_listings()

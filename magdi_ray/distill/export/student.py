@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 from magdi_ray.agents.weights import HUB_NAME, PACKAGE_SCHEME, TOKENIZER_FILES, adapter_base, is_adapter, resolve_model
 from magdi_ray.config.distil import ScratchModel
-from magdi_ray.distill.export.card import Base, Form
+from magdi_ray.distill.export.record import Base, Form
+from magdi_ray.distill.job import HEADS
 from magdi_ray.errors import ConfigError, EngineError
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-HEADS = "training_heads.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER = frozenset(
     (

@@ -1,13 +1,13 @@
 """A prospect: all that a plan says of a run's distillation, for a person (tables and sentences) and for a machine.
 
-recipe   graphs   nodes   steps   tokens forwarded   tokens learned    FLOPs        hours
-level4     1000    5200     430              6.6 M            3.4 M   1.9e17   0.02 to 0.03
+recipe   graphs   nodes   steps   tokens forwarded   tokens learned    FLOPs           time
+level4     1000    5200     430              6.6 M            3.4 M   1.9e17   54 s to 107 s
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich.table import Table
@@ -18,9 +18,10 @@ from magdi_ray.distill.forecast.cost import Forecast, forecast, tokens_at_once
 from magdi_ray.distill.forecast.memory import GIB, Memory, Trainee, head_parameters, memory_per_rank
 from magdi_ray.distill.forecast.shapes import StudentShape, find_shape
 from magdi_ray.distill.forecast.workload import Workload
+from magdi_ray.distill.watch.view import duration
 from magdi_ray.errors import ConfigError
 
-NOT_COUNTED = "Not counted: measurements on the way, checkpoints, loading, evaluation."
+NOT_COUNTED = "Not counted: checkpoints, loading, evaluation."
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,32 @@ class Prospect:
     """Workers -> what each of them holds; the fewest and the most that the configuration allows."""
     micro_batch: dict[int, int] = field(default_factory=dict)
     """Workers -> tokens that each forwards at once."""
+    dev_questions: int = 0
+    """What is measured on the way."""
     remarks: tuple[str, ...] = ()
 
 
 def look_ahead(
-    config: DistilConfig, work: Sequence[tuple[RecipeConfig, Workload]], *, origin: Sequence[str], worst: int | None = None
+    config: DistilConfig,
+    work: Sequence[tuple[RecipeConfig, Workload]],
+    *,
+    origin: Sequence[str],
+    worst: int | None = None,
+    dev_questions: int = 0,
 ) -> Prospect:
     """The prospect of learning from some workloads, one a recipe, the product last.
 
     `origin`: sentences that say where they come from. `worst`: tokens the largest graph could have; None: they are counted.
+    `dev_questions`: held out for measurements; they are taken to be like those that are learned from.
+
+    Raises:
+        ConfigError: a recipe finds nothing to learn from.
     """
+    if empty := [recipe.name for recipe, workload in work if not workload.supervised]:
+        raise ConfigError(
+            f"Nothing to train on: {', '.join(empty)} would find no token to learn from. {' '.join(origin)} Look at the recipe's "
+            "nodes and labels, at distil.dev.graphs and at distil.student.max_length."
+        )
     shape, missing = None, None
     try:
         shape = find_shape(config.student.model)
@@ -57,13 +74,14 @@ def look_ahead(
     forecasts = []
     for recipe, found in work:
         student = Trainee(shape, config.student.tuning, head_parameters(shape, recipe)) if shape else None
-        forecasts.append(forecast(recipe, found, student, config.train))
+        held_out = found.of(dev_questions) if dev_questions else None
+        forecasts.append(forecast(recipe, found, student, config.train, dev=config.dev, held_out=held_out))
     counts = sorted(set(config.scaling.workers))
     tokens = {count: tokens_at_once(workload, config.train, workers=count) for count in counts}
     memory = {count: _memory(config, trainee, workload, count, tokens[count]) for count in counts} if trainee else {}
-    found_out = Prospect(config, tuple(forecasts), shape, trainee, memory, tokens)
-    remarks = [*([missing] if missing else [_student(found_out)]), *origin, *_assumptions(config), *_warnings(found_out, worst)]
-    return Prospect(config, tuple(forecasts), shape, trainee, memory, tokens, tuple(remarks))
+    found_out = Prospect(config, tuple(forecasts), shape, trainee, memory, tokens, dev_questions)
+    remarks = [missing or _student(found_out), *origin, *_assumptions(found_out), *_warnings(found_out, worst)]
+    return replace(found_out, remarks=tuple(remarks))
 
 
 def _memory(config: DistilConfig, trainee: Trainee, workload: Workload, workers: int, tokens: int) -> Memory:
@@ -78,19 +96,44 @@ def _student(found: Prospect) -> str:
     assert trainee is not None
     name = "from scratch" if isinstance(model, ScratchModel) else model
     kind = found.config.student.tuning.type
-    heads = f" and {_short(trainee.heads)} of training heads" if trainee.heads else ""
-    trained = "all of them trained" if kind == "full" else f"{_short(trainee.adapters)} of {kind} adapters"
+    trained = "all of them trained" if kind == "full" else f"frozen, with {_short(trainee.adapters)} of {kind} adapters"
+    heads = f"; beside them {_short(trainee.heads)} of training heads" if trainee.heads else ""
     where = "" if isinstance(model, ScratchModel) else f" ({shape.source})"
     return f"Student {name}: {_figure(shape.parameters)} weights{where}, {trained}{heads}."
 
 
-def _assumptions(config: DistilConfig) -> list[str]:
-    assumed = config.estimate
-    if not config.scaling.use_gpu:
-        return [f"Hours are not estimated for training on CPUs (distil.scaling.use_gpu: false). {NOT_COUNTED}"]
+def _assumptions(found: Prospect) -> list[str]:
+    """What time and memory rest on, and what they leave out."""
+    assumed, product = found.config.estimate, found.forecasts[-1]
+    if not found.config.scaling.use_gpu:
+        said = f"Time is not estimated for training on CPUs (distil.scaling.use_gpu: false). {NOT_COUNTED}"
+        tensors = "Memory is that of tensors alone: Python, PyTorch and Ray take about half a GiB more in every worker."
+        return [said, *([tensors] if found.memory else []), *_measurements(found)]
+    rate = f"{assumed.utilisation:.0%} of {assumed.gpu_tflops:g} TFLOP/s on every GPU"
+    if not (times := _seconds(found, product)):
+        return [f"Assumed (distil.estimate): {rate}, {assumed.gpu_memory_gib:g} GiB each. {NOT_COUNTED}", *_measurements(found)]
+    spans = [
+        f"{_span(seconds)} ({seconds / 3600:.2g} hours) on {count} GPU{'s' if count > 1 else ''}"
+        for count, seconds in times.items()
+    ]
+    first = f"Time of {product.recipe} at {rate} (distil.estimate): {', '.join(spans)}. {NOT_COUNTED}"
+    return [first, f"Assumed of every GPU: {assumed.gpu_memory_gib:g} GiB (distil.estimate).", *_measurements(found)]
+
+
+def _measurements(found: Prospect) -> list[str]:
+    """What is measured on the way. Answers are written token by token, as fast as weights are read and kernels are started, of
+    which nothing is known here."""
+    dev, times = found.config.dev, found.forecasts[-1].measurements
+    if dev is None or not times:
+        return []
+    asked = min(dev.accuracy_questions, found.dev_questions)
+    counted = ", counted in the time" if found.config.scaling.use_gpu and found.shape else ""
+    said = f"Measured on the way (distil.dev): {times} times the loss on {found.dev_questions} questions{counted}"
+    if not asked:
+        return [f"{said}."]
     return [
-        f"Assumed (distil.estimate): {assumed.utilisation:.0%} of {assumed.gpu_tflops:g} TFLOP/s put to use on every GPU, "
-        f"{assumed.gpu_memory_gib:g} GiB each. {NOT_COUNTED}"
+        f"{said}; and each time {asked} answers of at most {dev.max_tokens} tokens, not counted: written token by token, they "
+        "may take longer than a short training's steps."
     ]
 
 
@@ -102,9 +145,7 @@ def _warnings(found: Prospect, worst: int | None) -> list[str]:
     if workload.pairwise is not None and workload.forwarded:
         ratio = workload.pairwise / workload.forwarded
         said.append(f"Pair by pair, {product.recipe} would forward at least {ratio:.1f} times as many tokens (padding aside).")
-    if not workload.supervised:
-        said.append(f"Nothing to train on: {product.recipe} finds no token to learn from.")
-    elif product.steps < 2 * train.warmup_steps:
+    if product.steps < 2 * train.warmup_steps:
         said.append(
             f"Only {product.steps} steps, {min(product.steps, train.warmup_steps)} of them warm-up: lower "
             "distil.train.warmup_steps, or lower tokens_per_step for more and smaller steps."
@@ -169,20 +210,33 @@ def recipe_table(found: Prospect) -> Table:
     table.add_column("recipe", overflow="fold", min_width=8)
     for column in ("graphs", "nodes", "steps", "tokens\nforwarded", "tokens\nlearned", "FLOPs"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("hours", justify="right", min_width=7)
+    table.add_column("time", justify="right", min_width=7)
     for item in found.forecasts:
         work = item.workload
         counts = (_figure(work.graphs), _figure(work.nodes), _figure(item.steps), _short(item.forwarded), _short(item.supervised))
         flops = "unknown" if item.flops is None else f"{item.flops:.1e}".replace("e+", "e")
-        table.add_row(item.recipe, *counts, flops, _hours(found, item), style="bold" if item is found.forecasts[-1] else None)
+        table.add_row(item.recipe, *counts, flops, _time(found, item), style="bold" if item is found.forecasts[-1] else None)
     return table
 
 
-def _hours(found: Prospect, item: Forecast) -> str:
-    if item.flops is None or not found.config.scaling.use_gpu:
-        return "unknown"
-    hours = [item.hours(found.config.estimate, count) or 0.0 for count in sorted(found.memory, reverse=True)]
-    return " to ".join(dict.fromkeys(f"{value:.1f}" if value >= 10 else f"{value:.2g}" for value in hours))
+def _seconds(found: Prospect, item: Forecast) -> dict[int, float]:
+    """Workers -> seconds, most workers first; nothing where that is not known."""
+    if not found.config.scaling.use_gpu:
+        return {}
+    times = {count: item.seconds(found.config.estimate, count) for count in sorted(found.micro_batch, reverse=True)}
+    return {count: seconds for count, seconds in times.items() if seconds is not None}
+
+
+def _hours(found: Prospect, item: Forecast) -> dict[str, float] | None:
+    return {str(count): seconds / 3600 for count, seconds in _seconds(found, item).items()} or None
+
+
+def _time(found: Prospect, item: Forecast) -> str:
+    return " to ".join(dict.fromkeys(_span(seconds) for seconds in _seconds(found, item).values())) or "unknown"
+
+
+def _span(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.5 else "<1 s"
 
 
 def memory_table(found: Prospect) -> Table | None:
@@ -220,7 +274,7 @@ NAMES = {
 
 
 def as_json(found: Prospect) -> dict[str, Any]:
-    """The same for a machine: tokens and FLOPs over all epochs, hours and bytes by the number of workers."""
+    """The same for a machine: tokens and FLOPs over all epochs, hours (with measurements) and bytes by the number of workers."""
     recipes = {
         item.recipe: {
             **asdict(item.workload),
@@ -229,9 +283,9 @@ def as_json(found: Prospect) -> dict[str, Any]:
             "tokens_forwarded": item.forwarded,
             "tokens_learned": item.supervised,
             "flops": item.flops,
-            "hours": {str(count): item.hours(found.config.estimate, count) for count in found.micro_batch}
-            if found.config.scaling.use_gpu
-            else None,
+            "measurements": item.measurements,
+            "measuring_flops": item.measuring,
+            "hours": _hours(found, item),
         }
         for item in found.forecasts
     }
@@ -248,6 +302,8 @@ def as_json(found: Prospect) -> dict[str, Any]:
 
 
 def _part(value: float) -> str:
+    if 0 < value < 0.01:
+        return "<0.01"
     return f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 

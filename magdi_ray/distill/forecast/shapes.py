@@ -169,7 +169,7 @@ def published(name: str) -> StudentShape | None:
     """The published shape of a well-known student, by its hub name in any case."""
     for known, shape in PUBLISHED.items():
         if known.lower() == name.lower():
-            return replace(shape, source=f"the published shape of {known}")
+            return replace(shape, source="its published shape")
     return None
 
 
@@ -197,6 +197,11 @@ def files_at_hand(model: str, *wanted: str) -> Path | None:
     return directory if all((directory / file).is_file() for file in wanted) else None
 
 
+def _where(model: str, directory: Path) -> str:
+    given = directory == Path(resolve_model(model))
+    return f"its config.json{'' if given else f' in {directory}'}"
+
+
 def find_shape(model: str | ScratchModel) -> StudentShape:
     """The shape of a student: from its `config.json` where that is at hand, else from the published table.
 
@@ -209,7 +214,7 @@ def find_shape(model: str | ScratchModel) -> StudentShape:
     if directory is not None:
         from transformers import AutoConfig
 
-        return from_config(AutoConfig.from_pretrained(directory), source=f"{directory / 'config.json'}")
+        return from_config(AutoConfig.from_pretrained(directory), source=_where(model, directory))
     if (shape := published(model)) is not None:
         return shape
     raise ConfigError(

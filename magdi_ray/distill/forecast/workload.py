@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from magdi_ray.config.recipes import RecipeConfig
-
-if TYPE_CHECKING:
-    from magdi_ray.distill.tokens import GraphTokens
+from magdi_ray.distill.tokens import GraphTokens, needs_incorrect
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,11 @@ class Workload:
 
     def without(self, questions: int) -> Workload:
         """The same with so many questions held out, as if all were alike."""
-        share = max(0.0, 1.0 - questions / max(1, self.questions))
+        return self.of(max(0, self.questions - questions))
+
+    def of(self, questions: int) -> Workload:
+        """That of so many questions, as if all were alike."""
+        share = questions / max(1, self.questions)
         fields = ("questions", "graphs", "nodes", "forwarded", "supervised", "headed", "attended", "reread")
         kept = {name: round(getattr(self, name) * share) for name in fields}
         return replace(self, **kept, pairwise=None if self.pairwise is None else round(self.pairwise * share))
@@ -57,19 +58,25 @@ class Expected:
     reply: int
     correct_share: float
 
-
-def compares(recipe: RecipeConfig) -> bool:
-    """Whether the replies to one question are learned from together, the incorrect ones among them."""
-    return any(o.name in ("contrast", "interaction", "preference") and o.weight > 0 for o in recipe.objectives)
+    def exceeds(self, max_length: int) -> str | None:
+        """What to tell a person whose student would leave out replies of average length as too long."""
+        if self.prompt + self.reply <= max_length:
+            return None
+        return (
+            f"A prompt of {self.prompt} and a reply of {self.reply} tokens are longer than distil.student.max_length "
+            f"({max_length}): training leaves such replies out, while this plan counts them. Raise it, or lower "
+            "debate.estimate.reply_tokens."
+        )
 
 
 def expected_workload(found: Expected, recipe: RecipeConfig, *, packed: bool = True) -> Workload:
     """The workload of a debate that is still to be held.
 
-    All replies count as equally long, and as correct or not independently of each other; none is left out for its length.
+    All replies count as equally long, and as correct or not independently of each other; none is left out for its length
+    (`Expected.exceeds` says when some would be).
     """
     share = {"both": 1.0, "correct": found.correct_share, "incorrect": 1.0 - found.correct_share}[recipe.nodes.correct]
-    together = compares(recipe)
+    together = needs_incorrect(recipe)
     correct_share = 1.0 if recipe.nodes.texts == "gold_solutions" else found.correct_share
     nodes = found.questions * found.nodes * (share if together else correct_share)
     correct = nodes * (1.0 if not together or recipe.nodes.correct == "correct" else found.correct_share)
@@ -114,7 +121,7 @@ def counted_workload(graphs: Iterable[GraphTokens], recipe: RecipeConfig, *, pac
         total["reread"] += prompt * len(replies) + sum(replies) if packed else 0
         total["pairwise"] += _pairwise(graph, right)
         largest = max(largest, prompt + sum(replies))
-    if not compares(recipe):
+    if not needs_incorrect(recipe):
         return Workload(questions=len(questions), **{**total, "pairwise": None}, largest=largest)  # type: ignore[arg-type]
     return Workload(questions=len(questions), **total, largest=largest)
 

@@ -75,7 +75,8 @@ class StepLog:
         known = {"loss": figures.loss, **figures.parts, "seconds": figures.seconds}
         if figures.accuracy is not None:
             known |= {"accuracy": figures.accuracy, "unread": float(figures.unread)}
-        self._send(done, {f"dev/{name}": value for name, value in known.items()})
+        # Under the step just made: what stands at the step a training is resumed at is taken for undone.
+        self._send(max(0, done - 1), {f"dev/{name}": value for name, value in known.items()})
 
     def end(self, done: int, facts: Mapping[str, Any]) -> None:
         """The training ended after `done` steps; close everything."""

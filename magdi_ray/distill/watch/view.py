@@ -48,13 +48,13 @@ def parts_of(line: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def training_flops(tokens: float, *, parameters: int, trained: int) -> float:
+def rough_flops(tokens: float, *, parameters: int, trained: int) -> float:
     """`(4 N + 2 N_trained) T`: floating-point operations of forwarding T tokens through N weights, and back.
 
     Two a weight and token forward, two for the gradient of what the layer reads, two for the gradient of each weight that is
-    trained: 6 N T where all are (Kaplan et al., arXiv 2001.08361, section 2.1), little more than 4 N T under LoRA. Left out:
-    attention over the context, the second forward pass of gradient checkpointing, measurements on the way; counted too much: the
-    embedding table, which is only looked up, and the LM head, which sees supervised tokens alone.
+    trained: 6 N T where all are (Kaplan et al., arXiv 2001.08361, section 2.1), little more than 4 N T under LoRA. It stands in
+    where a student's shape is not known (`forecast.cost.spent_flops`), and counts what that leaves out: the embedding table,
+    and the LM head for tokens that are not supervised; but no second forward pass of gradient checkpointing.
     """
     return (4.0 * parameters + 2.0 * trained) * tokens
 
@@ -66,6 +66,7 @@ def cost_summary(facts: Mapping[str, Any]) -> list[str]:
     tokens_forwarded, supervised_tokens        over all steps
     seconds, worker_seconds, workers, gpus     in steps and measurements, all attempts; workers and GPUs of the last attempt
     parameters, trained_parameters             of student and heads
+    flops                                      of the steps (`forecast.cost.spent_flops`); without it, `rough_flops`
     peak_memory                                bytes, one a worker (see `steplog.peak_memory`)
     resumed                                    how often the training was taken up again
     stopped_early                              by `dev.patience`
@@ -100,11 +101,12 @@ def _time(facts: Mapping[str, Any]) -> str:
 
 
 def _arithmetic(facts: Mapping[str, Any]) -> str:
-    tokens, parameters = facts.get("tokens_forwarded"), facts.get("parameters")
+    flops, tokens, parameters = (facts.get(name) for name in ("flops", "tokens_forwarded", "parameters"))
     if tokens is None or parameters is None:
         return ""
     trained = facts.get("trained_parameters") or parameters
-    flops = training_flops(tokens, parameters=parameters, trained=trained)
+    if flops is None:
+        flops = rough_flops(tokens, parameters=parameters, trained=trained)
     return f"about {flops:.2g} FLOP over {short(parameters)} parameters, {short(trained)} of them trained"
 
 
@@ -141,7 +143,7 @@ def duration(seconds: float) -> str:
     """A time for people: "42 s", "12 min", "3 h 05 min", "2 d 4 h"."""
     whole = max(0, round(seconds))
     minutes = round(whole / 60)
-    if whole < 90:
+    if whole < 120:
         return f"{whole} s"
     if minutes < 90:
         return f"{minutes} min"
