@@ -50,7 +50,12 @@ def plan(config: RunConfig) -> list[Stage]:
     source, student = config.graph.source, config.distil.student
     finished_graphs = source is not None and source.format == "mag"
     recorded = {"source": source, "file": file_hash(source.path) if source else None, "seed": config.seed}
-    asked = {"task": config.task, "files": _task_files(config), "golds": needs_golds(config), **recorded}
+    asked = {
+        "task": config.task,
+        "files": _task_files(config),
+        "golds": isinstance(config.task, FileTask) and config.needs_golds,
+        **recorded,
+    }
     result = [Stage("questions", asked, (), stages.make_questions)]
     shaped: dict[str, Any]
     if not finished_graphs:
@@ -80,11 +85,6 @@ def plan(config: RunConfig) -> list[Stage]:
     shaped = {"evaluate": config.evaluate, "seed": config.seed}
     result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
     return result
-
-
-def needs_golds(config: RunConfig) -> bool:
-    """Whether training questions of a file without a gold answer are bad rows."""
-    return isinstance(config.task, FileTask) and config.graph.labels == "gold"
 
 
 def _task_files(config: RunConfig) -> list[str]:

@@ -21,7 +21,8 @@ from magdi_ray.distill.forecast.workload import Expected, Workload, counted_work
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import iter_mags
-from magdi_ray.preflight import check_run, speakers
+from magdi_ray.learning import speakers
+from magdi_ray.preflight import check_run
 from magdi_ray.runs import Run
 from magdi_ray.stages import WASTE, payer, read_source, replies_url, source_questions
 from magdi_ray.tasks.base import Question
@@ -49,7 +50,7 @@ def plan_run(config: RunConfig, run: Run) -> RunPlan:
     made, paid = None, Spend()
     if config.debate is not None:
         protocol = load_protocol(config.debate.protocol, load_task(config.task))
-        golds = config.graph.labels == "gold"
+        golds = config.needs_golds
         count = count_questions(config.task, golds=golds)
         made = plan_debates(config.debate, protocol, iter_questions(config.task, golds=golds), count=count, seed=config.seed)
         paid = _paid(config, run)
@@ -177,7 +178,7 @@ class _Rehearsed:
     def __init__(self, config: RunConfig, made: Plan, tokenizer: Any) -> None:
         assert config.debate is not None
         self.config, self.debate, self.made, self.tokenizer = config, config.debate, made, tokenizer
-        golds, task = config.graph.labels == "gold", load_task(config.task)
+        golds, task = config.needs_golds, load_task(config.task)
         every = list(iter_questions(config.task, golds=golds))
         questions = [question for question in every if question.split == "train"]
         self.dev_questions = sum(question.split == "dev" for question in every)

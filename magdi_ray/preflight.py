@@ -12,14 +12,14 @@ from pathlib import Path
 
 from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_adapter, resolve_model
 from magdi_ray.cluster import COORDINATION, joins_cluster, machine
-from magdi_ray.config import RunConfig, recipes
-from magdi_ray.config.distil import QloraTuning, ScratchModel
+from magdi_ray.config import RunConfig
+from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
-from magdi_ray.config.sections import AgentConfig, DebateConfig
+from magdi_ray.config.sections import AgentConfig
 from magdi_ray.debate.load import load_protocol, rehearse
-from magdi_ray.distill.watch.trackers import check_trackers
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.graph.store import check_version
+from magdi_ray.learning import learning_checks, recipe_checks
 from magdi_ray.runs import Run
 from magdi_ray.stages import all_questions
 from magdi_ray.tasks.load import load_task
@@ -47,12 +47,11 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
     checks: list[Callable[[], object]] = [
         lambda: _check_questions(config),
         lambda: _check_graphs(run),
-        lambda: _check_recipes(config),
+        *recipe_checks(config),
         lambda: _check_teachers_fit(config),
     ]
     if learns:
-        checks += [lambda: _check_student(config), lambda: _check_workers(config), lambda: _check_dev(config)]
-        checks.append(lambda: check_trackers(config.distil.track, keys=keys))
+        checks += [lambda: _check_student(config), lambda: _check_workers(config), *learning_checks(config, keys=keys)]
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
@@ -123,10 +122,6 @@ def _check_student(config: RunConfig) -> None:
     model = config.distil.student.model
     if config.distil.student.packing == "flex" and not config.distil.scaling.use_gpu:
         raise ConfigError("distil.student.packing 'flex' needs a GPU (distil.scaling.use_gpu); use 'auto' or 'segments' on CPU.")
-    if isinstance(config.distil.student.tuning, QloraTuning):
-        from magdi_ray.distill.student import check_tuning
-
-        check_tuning(config.distil.student, config.distil.deepspeed)
     if isinstance(model, ScratchModel):
         return
     directory = Path(resolve_model(model))
@@ -142,36 +137,6 @@ def _check_student(config: RunConfig) -> None:
         check_model_directory(model)
     except MagdiError as problem:
         raise ConfigError(f"The student: {problem}") from None
-
-
-def _check_recipes(config: RunConfig) -> None:
-    if config.debate is None:
-        return
-    known = {agent.name for agent in config.debate.agents}
-    roles = speakers(config.debate)
-    for recipe in recipes(config.distil):
-        wanted = recipe.nodes.agents
-        unknown = sorted(set(wanted) - known) if isinstance(wanted, tuple) else []
-        if unknown:
-            raise ConfigError(f"Recipe {recipe.name!r} learns from {unknown}, but the agents of the debate are {sorted(known)}.")
-        chosen = wanted if isinstance(wanted, tuple) else tuple(roles)
-        if not any(roles[name] in recipe.nodes.roles for name in chosen):
-            told = ", ".join(f"{name} is a {roles[name]}" for name in chosen)
-            raise ConfigError(
-                f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}."
-            )
-
-
-def _check_dev(config: RunConfig) -> None:
-    """Dev graphs that are held out are counted when the graphs are there; those of dev questions can be counted now."""
-    dev = config.distil.dev
-    if dev is None or dev.graphs:
-        return
-    if not any(question.split == "dev" for question in all_questions(config)):
-        raise ConfigError(
-            "distil.dev measures on the graphs of dev questions, but there is none. Let distil.dev.graphs hold some training "
-            "graphs out, give the task dev questions (tiny: task.dev), or leave distil.dev out."
-        )
 
 
 def _check_workers(config: RunConfig) -> None:
@@ -201,15 +166,6 @@ def _check_teachers_fit(config: RunConfig) -> None:
         _check_pool("The agents' smallest pools want", smallest, *machine())
         # Grown to their most, they would keep the questions they wait for from being read.
         _check_pool("The agents' largest pools want", [(a.replicas[1] * a.num_cpus, 0.0) for a in agents], *machine())
-
-
-def speakers(debate: DebateConfig) -> dict[str, str]:
-    """What every agent of a debate is asked to do."""
-    names = [agent.name for agent in debate.agents]
-    decision = getattr(debate.protocol, "decision", None)
-    judge = decision.agent if decision else None
-    critics = names[1:] if debate.protocol.name == "critique" else []
-    return {name: "judge" if name == judge else "critic" if name in critics else "debater" for name in names}
 
 
 def _check_pool(who: str, wanted: Sequence[tuple[float, float]], cpus: int, gpus: int) -> None:

@@ -78,7 +78,7 @@ def all_questions(config: RunConfig, skipped: Callable[[BadRow], object] = lambd
 
     Held-out questions come first. Rows of question files that are left out go to `skipped`.
     """
-    golds, source = config.graph.labels == "gold", config.graph.source
+    golds, source = config.needs_golds, config.graph.source
     found: Iterable[Question] = iter_questions(config.task, golds=golds, training=source is None, skipped=skipped)
     if source is not None:
         found = sorted([*source_questions(config, source), *found], key=lambda question: question.split == "train")

@@ -221,6 +221,15 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
 
+    @property
+    def needs_golds(self) -> bool:
+        """Whether training questions of a file without a gold answer are bad rows: where any recipe's labels come from golds."""
+        graph = self.graph.labels == "gold"
+        return any(
+            r.labels.source == "gold" or (r.labels.source == "graph" and graph) or r.nodes.texts == "gold_solutions"
+            for r in recipes(self.distil)
+        )
+
     @model_validator(mode="after")
     def _one_source_of_graphs(self) -> RunConfig:
         if (self.debate is None) == (self.graph.source is None):

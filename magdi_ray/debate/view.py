@@ -109,8 +109,8 @@ def plan_remarks(plan: Plan, config: DebateConfig) -> list[str]:
     remarks = [
         f"Time: about {_duration(plan.seconds)} ({plan.seconds / 3600:.2f} h), set by {plan.bound}.",
         f"At most {plan.calls_at_most} calls, if no debate stopped early.",
-        f"Assumed (debate.estimate): {assumed.agreement:.0%} of the debates agree in a round, {assumed.reply_tokens} tokens and "
-        f"{assumed.seconds_per_reply:g} s a reply. Prompts are counted by rule of thumb.",
+        f"Assumed (debate.estimate): {assumed.agreement:.0%} of the debates agree in a round, {assumed.reply_tokens} tokens (at "
+        f"most sampling.max_tokens) and {assumed.seconds_per_reply:g} s a reply. Prompts are counted by rule of thumb.",
     ]
     if config.budget_usd is not None and total.usd > config.budget_usd:
         remarks.append(f"More than debate.budget_usd = ${config.budget_usd:g} allows: the run would stop before its end.")

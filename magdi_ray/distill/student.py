@@ -57,7 +57,8 @@ def check_tuning(config: StudentConfig, deepspeed: DeepSpeedConfig) -> None:
 def _need_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
-            "distil.student.tuning `qlora` needs the package bitsandbytes, which is not installed: pip install bitsandbytes"
+            "distil.student.tuning `qlora` needs the package bitsandbytes, which is not installed: "
+            'pip install "magdi-ray[qlora]", on every machine that trains'
         )
 
 
