@@ -18,14 +18,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the suite: one runs all that needs a Ray, one after the other; a file's tests stay together."""
-    for item in items:
-        ray = item.get_closest_marker("cluster") is not None or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if ray else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Published questions and debates; tests that need them are skipped where they are absent."""
