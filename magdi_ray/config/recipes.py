@@ -122,7 +122,7 @@ class RecipeConfig(Section):
                 raise ValueError("nodes.texts: gold_solutions takes no other selection: there is one solution a question")
             if comparing:
                 raise ValueError(f"{comparing} compare replies, but nodes.texts: gold_solutions leaves one node a question")
-        if self.nodes.correct != "both" and comparing:
+        if self.nodes.correct != "both" and names & {"contrast", "preference"}:
             raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
         if self.nodes.correct == "incorrect" and "next_token" in names:
             raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
