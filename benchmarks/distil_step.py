@@ -2,18 +2,17 @@
 
     python -m benchmarks.distil_step --json
 
-Both learn level 4 from the same recorded GSM8K debates, one pass over them, with copies of one randomly initialised Llama and a
-byte-level tokenizer trained on the debates' own texts. A step is 8 graphs on either side, with torch's AdamW and no DeepSpeed;
+Both learn level 4 from the same recorded GSM8K debates, in one pass, with copies of one randomly initialised Llama and a byte-level
+tokenizer trained on the debates. A step is 8 graphs on either side, with torch's AdamW and no DeepSpeed;
 the sides take turns step by step, and who begins alternates. Counted is the CPU time of the process from token ids to updated
 weights (making tensors, forward, backward, clipping, optimizer), after a step of each side that is not counted.
 
-- ours: packed graphs in micro-batches of at most 2048 tokens, the LM head on correct replies in chunks, all pairs, live graph
-  network.
+- ours: packed micro-batches of at most 2048 tokens, the LM head on correct replies in chunks, all pairs, live graph network.
 - pairwise: micro-batches of 4 pairs as in the released code, shuffled as there but within the step, padded to the longest of the
   micro-batch. Its node embeddings are made before the clock starts.
 
 tokens_ratio, cpu_ratio and rss_ratio are pairwise over ours. rss_ratio compares what the peak adds to the resident memory of the
-process once the model is loaded, each side in a process of its own, in a step over the longest graph alone.
+process once the model is loaded, each side in a process of its own, over the longest graph alone.
 """
 
 from __future__ import annotations

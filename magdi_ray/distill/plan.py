@@ -134,15 +134,6 @@ def forwarded(sizes: Sequence[GraphSize]) -> int:
     return load.tokens
 
 
-def unevenness(dealt: Sequence[Sequence[Sequence[int]]], sizes: Sequence[GraphSize]) -> float:
-    """Tokens of the most loaded worker over the mean of all, of what `share` dealt out: 1.0 is even.
-
-    All wait for the slowest, so `1 - 1 / unevenness` of the step is spent waiting. 1.0 where there is nothing to forward.
-    """
-    tokens = [sum(forwarded([sizes[i] for i in batch]) for batch in batches) for batches in dealt]
-    return max(tokens) * len(tokens) / sum(tokens) if sum(tokens) else 1.0
-
-
 @dataclass(slots=True)
 class _Load:
     """What a micro-batch forwards so far."""

@@ -46,7 +46,7 @@ def open_storage(where: str) -> tuple[pafs.FileSystem, str]:
 
 
 def retrying() -> Retrying:
-    """Five attempts over about ten seconds, for failures of storage; then the last one is raised.
+    """Five attempts over at most eight seconds, for failures of storage; then the last one is raised.
 
     Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
     """
