@@ -2,7 +2,7 @@
 
     python -m benchmarks.distil_step --json
 
-Both learn level 4 from the same recorded GSM8K debates, in one pass, with copies of one randomly initialised Llama and a byte-level
+Both learn level 4 from the same recorded GSM8K debates, with copies of one randomly initialised Llama and a byte-level
 tokenizer trained on the debates. A step is 8 graphs on either side, with torch's AdamW and no DeepSpeed;
 the sides take turns step by step, and who begins alternates. Counted is the CPU time of the process from token ids to updated
 weights (making tensors, forward, backward, clipping, optimizer), after a step of each side that is not counted.
