@@ -63,13 +63,12 @@ def run(
     Example: magdi run configs/tiny.yaml --out runs/first --set distil.train.max_steps=300
     """
     from magdi_ray.evaluate.table import result_tables
-    from magdi_ray.pipeline import load_results, run_pipeline, summary, titles
+    from magdi_ray.pipeline import load_results, run_pipeline, summary
 
     started = time.monotonic()
     loaded, directory = _open(config, out_, set_)
     run_pipeline(loaded, directory, resume=resume)
-    scores, differences = load_results(directory)
-    out.print(result_tables(scores, differences, titles(loaded)))
+    out.print(result_tables(load_results(directory)))
     out.print(f"run: {directory.root}", soft_wrap=True)
     if as_json:
         print(json.dumps(summary(loaded, directory, seconds=time.monotonic() - started)))

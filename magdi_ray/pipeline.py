@@ -13,15 +13,14 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from magdi_ray import stages
+from magdi_ray import examining, stages
 from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.sections import FileTask
-from magdi_ray.errors import ConfigError
-from magdi_ray.evaluate.answers import BASE, VOTE
-from magdi_ray.evaluate.metrics import Difference, Score
+from magdi_ray.errors import ConfigError, RunError
+from magdi_ray.evaluate.answers import VOTE
 from magdi_ray.preflight import check_run
 from magdi_ray.progress import console
 from magdi_ray.runs import Resume, Run, file_hash
@@ -78,12 +77,15 @@ def plan(config: RunConfig) -> list[Stage]:
             "recipe": recipe,
             "seed": config.seed,
         }
-        students.append(stages.student_stage(config, recipe))
-        make, tidy = partial(stages.make_student, recipe=recipe), partial(stages.forget_training, recipe=recipe)
-        result.append(Stage(students[-1], shaped, ("graphs", *base), make, needs_ray=True, beside=True, tidy=tidy))
+        for number in range(config.distil.seeds):
+            students.append(stages.student_stage(config, recipe, number))
+            make = partial(stages.make_student, recipe=recipe, number=number)
+            tidy = partial(stages.forget_training, recipe=recipe, number=number)
+            own = shaped | ({"number": number} if number else {})
+            result.append(Stage(students[-1], own, ("graphs", *base), make, needs_ray=True, beside=True, tidy=tidy))
     inputs = ("questions", "graphs", *base, *students)
-    shaped = {"evaluate": config.evaluate, "seed": config.seed}
-    result.append(Stage("evaluation", shaped, inputs, stages.make_evaluation, needs_ray=True))
+    shaped = {"evaluate": config.evaluate, "files": examining.asked_files(config), "seed": config.seed}
+    result.append(Stage("evaluation", shaped, inputs, examining.make_evaluation, needs_ray=True))
     return result
 
 
@@ -177,33 +179,42 @@ def _figure(value: int) -> str:
     return f"{value:,}".replace(",", " ")
 
 
-def load_results(run: Run) -> tuple[list[Score], list[Difference]]:
-    """Scores and differences of a finished evaluation."""
+def load_results(run: Run) -> dict[str, Any]:
+    """What a finished evaluation measured (`examining.measure`).
+
+    Raises:
+        RunError: there is none, or it was measured by a version that measured less.
+    """
     run.require("evaluation")
-    data = json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8"))
-    return [Score(**row) for row in data["scores"]], [Difference(**row) for row in data["differences"]]
-
-
-def titles(config: RunConfig) -> dict[str, str]:
-    """What each system of an evaluation is, in words."""
-    product = recipes(config.distil)[-1].name
-    said = {BASE: "base student (level 0)", VOTE: "the debate's vote"}
-    for recipe in recipes(config.distil):
-        said[recipe.name] = f"{recipe.name} student" + (" (the product)" if recipe.name == product else "")
-    return said
+    data: dict[str, Any] = json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8"))
+    if data.get("schema") != examining.SCHEMA:
+        raise RunError(
+            f"{run.path('evaluation')} was measured by another version (schema {data.get('schema', 1)}, required is "
+            f"{examining.SCHEMA}). Measure again: magdi evaluate CONFIG --out {run.root}"
+        )
+    return data
 
 
 def summary(config: RunConfig, run: Run, *, seconds: float) -> dict[str, Any]:
     """The headline figures on the first evaluated split, for machines: accuracies in [0, 1], tokens a question."""
-    found, _ = load_results(run)
-    first = {score.system: score for score in found if score.split == config.evaluate.splits[0]}
-    students = [BASE, *sorted(recipe.name for recipe in recipes(config.distil))]
-    teachers = [score for name, score in first.items() if name not in students and name != VOTE]
-    figures: dict[str, Any] = {name: round(first[name].accuracy, 4) for name in students if name in first}
-    if VOTE in first:
-        figures["vote"] = round(first[VOTE].accuracy, 4)
+    data = load_results(run)
+    first = data["sets"][0]
+    rows = [row for row in data["scores"] if (row["task"], row["split"]) == (first["task"], first["split"])]
+    plain = {row["system"]: row for row in rows if row["method"] == "single"}
+    kinds = {system["name"]: system["kind"] for system in data["systems"]}
+    product = plain[recipes(config.distil)[-1].name]
+    figures: dict[str, Any] = {
+        name: round(row["accuracy"], 4) for name, row in plain.items() if kinds[name] in ("base", "student", "debate")
+    }
+    for row in rows:
+        if row["system"] == product["system"] and row["method"] != "single":
+            figures[f"{row['system']} {row['method']} of {row['samples']}"] = round(row["accuracy"], 4)
+    teachers = [row["accuracy"] for name, row in plain.items() if kinds[name] == "teacher"]
     if teachers:
-        figures["best_teacher"] = round(max(score.accuracy for score in teachers), 4)
-    figures["tokens_student"] = round(first[recipes(config.distil)[-1].name].tokens_out, 2)
-    figures["tokens_debate"] = round(first[VOTE].tokens_out, 2) if VOTE in first and first[VOTE].tokens_out else None
+        figures["best_teacher"] = round(max(teachers), 4)
+    debate = plain[VOTE]["tokens_out"] if VOTE in plain and plain[VOTE]["tokens_out"] else None
+    figures["tokens_student"] = round(product["tokens_out"], 2)
+    figures["tokens_debate"] = None if debate is None else round(debate, 2)
+    ratio = None if debate is None or not product["tokens_out"] else debate / product["tokens_out"]
+    figures["token_ratio"] = None if ratio is None else round(ratio, 2)
     return figures | {"seconds": round(seconds, 1), "run": str(run.root)}

@@ -18,6 +18,7 @@ from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngi
 from magdi_ray.config.sections import AgentConfig
 from magdi_ray.debate.load import load_protocol, rehearse
 from magdi_ray.errors import ConfigError, MagdiError
+from magdi_ray.examining import check_asked
 from magdi_ray.graph.store import check_version
 from magdi_ray.learning import learning_checks, recipe_checks
 from magdi_ray.runs import Run
@@ -52,6 +53,8 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
     ]
     if learns:
         checks += [lambda: _check_student(config), lambda: _check_workers(config), *learning_checks(config, keys=keys)]
+        checks += [lambda: check_asked(config, (q for q in all_questions(config) if q.split == "train"))]
+        checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.evaluate.agents]  # type: ignore[misc]
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
@@ -157,6 +160,8 @@ def _check_workers(config: RunConfig) -> None:
             "Lower num_workers, or set use_gpu: false."
         )
     _check_pool("evaluate wants", [(config.evaluate.num_cpus, config.evaluate.num_gpus)], cpus, gpus)
+    for agent in (agent for agent in config.evaluate.agents if not isinstance(agent.engine, ApiEngine)):
+        _check_pool(f"evaluate.agents' {agent.name} wants", [(agent.replicas[1] * agent.num_cpus, agent.num_gpus)], cpus, gpus)
 
 
 def _check_teachers_fit(config: RunConfig) -> None:

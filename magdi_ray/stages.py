@@ -9,22 +9,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magdi_ray.agents.base import derive_seed
 from magdi_ray.agents.weights import model_directories, resolve_model
-from magdi_ray.config import RecipeConfig, RunConfig, recipes, resolve_recipe
+from magdi_ray.config import RecipeConfig, RunConfig, resolve_recipe
 from magdi_ray.config.base import absolute
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import GraphSource
 from magdi_ray.debate.store import read_debates, write_debates
 from magdi_ray.errors import ConfigError
-from magdi_ray.evaluate.answers import BASE, VOTE, Answer, debate_answers, read_answers, write_answers
-from magdi_ray.evaluate.metrics import differences, scores
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import Import, import_debates
 from magdi_ray.graph.schema import Mag
@@ -34,7 +32,7 @@ from magdi_ray.runs import Run, file_hash
 from magdi_ray.tasks.base import SPLITS, Question
 from magdi_ray.tasks.checks import checked, fingerprint
 from magdi_ray.tasks.load import BadRow, iter_questions, load_task
-from magdi_ray.tasks.store import count_stored, iter_stored, write_questions, write_splits
+from magdi_ray.tasks.store import count_stored, iter_stored, write_splits
 
 if TYPE_CHECKING:
     from magdi_ray.debate.operator import DebateStage
@@ -226,33 +224,35 @@ def base_model(config: RunConfig, run: Run) -> str:
     return absolute(model) if isinstance(model, str) else str(run.path("base"))
 
 
-def student_stage(config: RunConfig, recipe: RecipeConfig) -> str:
-    """The stage a recipe's student is made in: the product, or a comparison beside it."""
+def student_stage(config: RunConfig, recipe: RecipeConfig, number: int = 0) -> str:
+    """The stage a recipe's student is made in: the product, or a comparison beside it; `number`: of its trainings, from 0."""
+    if number:
+        return f"seeds/{recipe.name}-{number}"
     return "student" if recipe == resolve_recipe(config.distil.recipe) else f"ablations/{recipe.name}"
 
 
-def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> Facts:
+def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig, number: int = 0) -> Facts:
     """Distil one student on Ray Train."""
     from magdi_ray.distill.train import distill
     from magdi_ray.distill.watch.view import cost_summary
 
-    job = training_job(config, run, directory, recipe)
+    job = training_job(config, run, directory, recipe, number)
     offset = run.metrics.stat().st_size if run.metrics.exists() else 0
-    with polled(Progress(f"distil {recipe.name}", None), lambda progress: _follow(progress, run.metrics, offset, recipe.name)):
+    with polled(Progress(f"distil {job.label}", None), lambda progress: _follow(progress, run.metrics, offset, job)):
         facts = distill(job, config.distil.scaling, storage=run.root / "training")
     for line in cost_summary(facts):
-        console.print(f"  [dim]{recipe.name}: {line}[/]", soft_wrap=True)
+        console.print(f"  [dim]{job.label}: {line}[/]", soft_wrap=True)
     return facts
 
 
-def forget_training(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig) -> None:
+def forget_training(config: RunConfig, run: Run, directory: Path, *, recipe: RecipeConfig, number: int = 0) -> None:
     """Delete the checkpoints of a training whose student is complete."""
     from magdi_ray.distill.train import forget
 
-    forget(training_job(config, run, directory, recipe), storage=run.root / "training")
+    forget(training_job(config, run, directory, recipe, number), storage=run.root / "training")
 
 
-def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeConfig) -> Job:
+def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeConfig, number: int = 0) -> Job:
     """What the workers of a recipe's training are told."""
     from magdi_ray.distill.job import Job
 
@@ -263,7 +263,7 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
         tokens=str(run.root / "tokens"),
         output=str(directory),
         log=str(run.metrics),
-        tensorboard=str(run.root / "tensorboard" / recipe.name),
+        tensorboard=str(run.root / "tensorboard" / (f"{recipe.name}-{number}" if number else recipe.name)),
         task=config.task,
         student=config.distil.student,
         model=base_model(config, run),
@@ -274,12 +274,13 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
         checkpoints=config.distil.checkpoints,
         track=config.distil.track,
         run=f"{config.name}-{run.identity}",
-        seed=derive_seed(config.seed, "distil"),
+        seed=derive_seed(config.seed, "distil", *([number] if number else [])),
+        number=number,
         inputs=inputs,
     )
 
 
-def _follow(progress: Progress, log: Path, offset: int, recipe: str) -> None:
+def _follow(progress: Progress, log: Path, offset: int, job: Job) -> None:
     """Show the newest step of a training from the run's log."""
     from magdi_ray.distill.watch.view import progress_note
 
@@ -288,40 +289,7 @@ def _follow(progress: Progress, log: Path, offset: int, recipe: str) -> None:
     with log.open("rb") as stream:
         stream.seek(max(offset, log.stat().st_size - 16384))
         lines = [json.loads(line) for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
-    if mine := [line for line in lines if line.get("recipe") == recipe and "event" not in line]:
+    this = (job.recipe.name, job.number)
+    if mine := [line for line in lines if (line.get("recipe"), line.get("seed")) == this and "event" not in line]:
         last = mine[-1]
         progress.update(last["step"] + 1, total=last["steps"], note=progress_note(last))
-
-
-def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
-    """Measure base, students, teachers and vote on the same held-out questions."""
-    from magdi_ray.evaluate.run import run_answers
-
-    held_out = [q for q in iter_stored(run.path("questions")) if q.split in config.evaluate.splits]
-    questions = [question for question in held_out if question.gold is not None]
-    models = {BASE: base_model(config, run)}
-    models |= {recipe.name: str(run.path(student_stage(config, recipe))) for recipe in recipes(config.distil)}
-    source = directory / "questions.parquet"
-    write_questions(source, questions)
-    run_answers(config, models, questions=source, rows=len(questions), out=directory / "students")
-    source.unlink()
-    mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in config.evaluate.splits)
-    write_answers(directory / "debates.parquet", debate_answers(questions, mags, load_task(config.task)))
-    metrics = measure(config, read_answers(directory))
-    (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    return {"questions": len(questions), "without gold, left out": len(held_out) - len(questions), "systems": len(models)}
-
-
-def measure(config: RunConfig, answers: list[Answer]) -> Facts:
-    """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
-    product = recipes(config.distil)[-1].name
-    names = sorted(recipe.name for recipe in recipes(config.distil))
-    order = {name: place for place, name in enumerate([BASE, *names])}
-    answers = sorted(
-        answers, key=lambda a: (config.evaluate.splits.index(a.split), order.get(a.system, 99), a.system == VOTE, a.system)
-    )  # type: ignore[arg-type]
-    comparisons = [(name, BASE) for name in names] + list(zip(names[1:], names[:-1], strict=True)) + [(product, VOTE)]
-    return {
-        "scores": [asdict(score) for score in scores(answers)],
-        "differences": [asdict(item) for item in differences(answers, comparisons)],
-    }

@@ -222,6 +222,9 @@ class DistilConfig(Section):
     recipe: RecipeChoice = "level4"
     ablations: tuple[RecipeChoice, ...] = ()
     """Recipes trained beside the product, each from the same base student; they are evaluated, never served by default."""
+    seeds: int = Field(1, ge=1)
+    """Trainings of every recipe, which differ in the order of the graphs and in what is drawn at random; the first one of
+    `recipe` is the product, the others are evaluated beside it."""
     train: TrainConfig
     dev: DevConfig | None = None
     """None: nothing is held out and nothing measured on the way."""

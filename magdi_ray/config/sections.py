@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from magdi_ray.agents.base import Sampling
 from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
-from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits
+from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits, Price
 from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
 
@@ -38,7 +38,7 @@ class TinyTask(Section):
 class FileTask(Section):
     """A benchmark whose questions come from files: JSON, JSON lines, CSV, parquet, or a Hugging Face dataset."""
 
-    name: Literal["gsm8k", "strategyqa", "commonsenseqa", "ecare"]
+    name: Literal["gsm8k", "math", "strategyqa", "commonsenseqa", "arc", "boolq", "svamp", "aqua", "ecare"]
     path: str | None = None
     """Training questions: a file, a directory written by `datasets`, or a dataset's hub name (`:SPLIT` behind either names its
     split, else `train`); None where they come with recorded debates (`graph.source`)."""
@@ -178,11 +178,34 @@ class GraphConfig(Section):
     """Take recorded debates or finished graphs from a file; then there is no `debate` section."""
 
 
+class SelfConsistency(Section):
+    """Several drawn replies a question; the answer most of them give is the system's (by count, and by confidence)."""
+
+    samples: int = Field(5, ge=2, le=1000)
+    """Replies drawn for each question."""
+    temperature: float = Field(0.7, gt=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    systems: Literal["product", "students", "all"] = "product"
+    """Who is asked so: the product; every student, the base among them; or all that is asked, `evaluate.agents` too."""
+
+
 class EvaluateConfig(Section):
-    """Which questions the student is measured on, and how it answers."""
+    """Which questions the student is measured on, how it answers, and what stands beside it."""
 
     splits: tuple[Split, ...] = ("test",)
+    """Splits of the run's own task."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Further tasks, out of domain: of a file the questions of its `test_path`, of `tiny` its test and ood questions."""
     sampling: Sampling = Sampling(max_tokens=256)
+    self_consistency: SelfConsistency | None = None
+    """None: one reply a question, and nothing else."""
+    agents: tuple[AgentConfig, ...] = ()
+    """Further systems that answer the same questions, each as its own `sampling` says: any engine, such as a larger model."""
+    price: Price | None = None
+    """What the students' tokens cost where they are to be served; teachers and further systems have their engine's own."""
+    comparisons: tuple[tuple[str, str], ...] = ()
+    """Pairs (system, reference) whose difference is taken besides the usual ones: each student and the base, each level and the
+    one below it, the product and the debate's vote."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the students' weights while they answer."""
     max_batch_size: int = operational(64, ge=1)
@@ -192,7 +215,22 @@ class EvaluateConfig(Section):
     num_gpus: float = operational(0.0, ge=0, le=1)
     """Share of one GPU each student reserves; with 0 they run on the CPU."""
     max_failed_share: float = operational(0.05, ge=0.0, le=1.0)
-    """The stage fails when a student gave no reply at all to more than this share of the questions."""
+    """The stage fails when a system gave no reply at all to more than this share of the questions."""
+    latency_questions: int = operational(8, ge=0)
+    """So many questions are asked once more, one at a time, to see how long a reply takes alone; 0: nobody measures it."""
+    replies: str | None = operational(None)
+    """Directory or URL of the replies, so that an evaluation that was broken off, or has one system more, asks nothing twice;
+    None is `evaluation-replies/` in the run directory."""
+
+    @model_validator(mode="after")
+    def _tasks_are_distinct(self) -> EvaluateConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"evaluate.tasks names each task once, found {names}")
+        for task in self.tasks:
+            if isinstance(task, FileTask) and task.test_path is None:
+                raise ValueError(f"evaluate.tasks: {task.name} needs a test_path, the file whose questions are asked")
+        return self
 
 
 class ServeConfig(Section):
@@ -246,11 +284,22 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _systems_have_distinct_names(self) -> RunConfig:
-        agents = [agent.name for agent in self.debate.agents] if self.debate else []
+        agents = [agent.name for agent in (*(self.debate.agents if self.debate else ()), *self.evaluate.agents)]
         names = [*agents, *(recipe.name for recipe in recipes(self.distil)), "base", "vote"]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
                 f"agents and recipes need names distinct from each other and from base and vote, found {twice} twice"
+            )
+        if self.graph.source is None and (unknown := {name for pair in self.evaluate.comparisons for name in pair} - set(names)):
+            raise ValueError(f"evaluate.comparisons names {sorted(unknown)}, but the systems are {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _other_tasks_are_others(self) -> RunConfig:
+        if self.task.name in (names := [task.name for task in self.evaluate.tasks]):
+            raise ValueError(
+                f"evaluate.tasks holds {names}, but {self.task.name} is the run's own task: name its held-out questions there "
+                "(task.test_path), and their splits in evaluate.splits"
             )
         return self

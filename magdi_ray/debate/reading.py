@@ -83,7 +83,7 @@ def _share(match: re.Match[str]) -> float | None:
 
 def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
     """The turn a reply makes: status "unparsed" and no answer where none can be read."""
-    text, answer, stated = _read(task, question, reply.text)
+    text, answer, stated = read_reply(task, question, reply.text)
     confidence = reply.confidence if stated is None else stated
     source: ConfidenceSource = "token_probability" if stated is None else "stated"
     return Turn(
@@ -103,7 +103,7 @@ def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
 
 
 @lru_cache(maxsize=4096)  # a reply is read when it comes and again with its round
-def _read(task: Task, question: Question, reply: str) -> tuple[str, str | None, float | None]:
+def read_reply(task: Task, question: Question, reply: str) -> tuple[str, str | None, float | None]:
     """A reply's text as prose, its answer and the confidence it states."""
     fields = read_fields(reply)
     if fields is None:

@@ -38,8 +38,15 @@ class Job(Section):
     run: str = ""
     """What trackers call the run."""
     seed: int
+    number: int = 0
+    """Which training of its recipe it is, counted from 0: `distil.seeds` of them differ in `seed` alone."""
     inputs: dict[str, str]
     """Content hashes of what is read, so that a checkpoint is never continued on other graphs or other weights."""
+
+    @property
+    def label(self) -> str:
+        """The recipe, and which of its trainings: "level2", "level2-1"."""
+        return f"{self.recipe.name}-{self.number}" if self.number else self.recipe.name
 
     @property
     def identity(self) -> str:

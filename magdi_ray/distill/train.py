@@ -173,7 +173,7 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
         traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
         own = getattr(error, "controller_failure", error)
-        raise EngineError(f"Training of {job.recipe.name!r} failed: {root_cause(own)}") from error
+        raise EngineError(f"Training of {job.label!r} failed: {root_cause(own)}") from error
     return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
@@ -191,7 +191,7 @@ def _place(job: Job, storage: Path) -> tuple[Any, str]:
 
 
 def _name(job: Job) -> str:
-    return f"{job.recipe.name}-{job.identity[:12]}"
+    return f"{job.label}-{job.identity[:12]}"
 
 
 def _trainer_class() -> Any:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from magdi_ray.agents.base import Reply
-from magdi_ray.debate.reading import split_confidence
-from magdi_ray.graph.schema import Mag
+from magdi_ray.debate.reading import read_reply
+from magdi_ray.graph.schema import Mag, Node
 from magdi_ray.tasks.base import Question, Task
+
+if TYPE_CHECKING:
+    from magdi_ray.config.engines import Price
 
 VOTE = "vote"
 """Name of the system that is the whole debate."""
 
 BASE = "base"
 """Name of the student before it was taught."""
+
+Method = Literal["single", "majority", "confidence", "sample"]
+"""single: one reply, as `evaluate.sampling` says. majority, confidence: several drawn replies, and the answer most of them give,
+by count or by the sum of their confidences. sample: one of those replies, which no figure is computed from alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +41,20 @@ class Answer:
     correct: bool
     """False where no answer could be read and where the system failed."""
     tokens_in: int
+    """Tokens read."""
     tokens_out: int
-    """Tokens generated for this question; for the vote, by all agents in all rounds."""
+    """Tokens generated for this question; for the vote, by all agents in all rounds; for several replies, by all of them."""
     error: str | None = None
+    task: str = ""
+    seed: int = 0
+    """Which training of a recipe answered, counted from 0; 0 for every other system."""
+    method: Method = "single"
+    sample: int = 0
+    """Which of the drawn replies a `sample` is, counted from 1; of a majority, how many replies it was taken over."""
+    confidence: float | None = None
+    """Stated, or the mean probability of the generated tokens; None where nobody knows it."""
+    usd: float | None = None
+    """What it cost; None where no price is known."""
 
 
 ANSWER_SCHEMA = pa.schema(
@@ -49,34 +68,45 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("tokens_in", pa.int64(), nullable=False),
         pa.field("tokens_out", pa.int64(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("method", pa.string(), nullable=False),
+        pa.field("sample", pa.int32(), nullable=False),
+        pa.field("confidence", pa.float64()),
+        pa.field("usd", pa.float64()),
     ]
 )
 
 
 def judge(task: Task, question: Question, *, system: str, reply: Reply) -> Answer:
     """What a reply is worth."""
-    answer = task.extract(question, split_confidence(reply.text).text)
+    text, answer, stated = read_reply(task, question, reply.text)
     return Answer(
         question_id=question.id,
         split=question.split,
         system=system,
-        text=reply.text,
+        text=text,
         answer=answer,
         correct=task.same(answer, question.gold),
         tokens_in=reply.tokens_in,
         tokens_out=reply.tokens_out,
+        task=task.name,
+        confidence=reply.confidence if stated is None else stated,
     )
 
 
-def failed(question: Question, *, system: str, error: str) -> Answer:
+def failed(question: Question, *, system: str, error: str, task: str = "") -> Answer:
     """The row of a system that gave no reply. `error` is "ErrorClass: message"."""
-    return Answer(question.id, question.split, system, "", None, correct=False, tokens_in=0, tokens_out=0, error=error)
+    row = Answer(question.id, question.split, system, "", None, correct=False, tokens_in=0, tokens_out=0, error=error)
+    return replace(row, task=task)
 
 
-def debate_answers(questions: Sequence[Question], mags: Iterable[Mag], task: Task) -> Iterator[Answer]:
+def debate_answers(
+    questions: Sequence[Question], mags: Iterable[Mag], task: Task, *, prices: Mapping[str, Price | None] | None = None
+) -> Iterator[Answer]:
     """Every teacher alone (its first reply of round 0) and the debate's vote, read off the graphs of held-out questions.
 
-    Critics and judges, who never answer alone, are no systems of their own.
+    Critics and judges, who never answer alone, are no systems of their own. `prices`: what each agent's tokens cost.
 
     A question whose debate failed is wrong for all of them, as a question without a reply is for a student; questions of a
     split that was never debated are left out.
@@ -90,21 +120,38 @@ def debate_answers(questions: Sequence[Question], mags: Iterable[Mag], task: Tas
         first = {node.agent: node for node in reversed(mag.nodes) if node.round == 0}
         alone.setdefault(question.split, {}).update(dict.fromkeys(first))
         for agent, node in sorted(first.items(), key=lambda item: mag.agents.index(item[0])):
-            right = task.same(node.answer, question.gold)
-            yield Answer(question.id, question.split, agent, node.text, node.answer, right, node.tokens_in, node.tokens_out)
-        yield Answer(
-            question_id=question.id,
-            split=question.split,
-            system=VOTE,
-            text="",
-            answer=mag.answer,
-            correct=task.same(mag.answer, question.gold),
-            tokens_in=sum(node.tokens_in for node in mag.nodes),
-            tokens_out=sum(node.tokens_out for node in mag.nodes),
-        )
+            yield _said(question, agent, node.text, node.answer, [node], task, prices or {}, node.confidence)
+        yield _said(question, VOTE, "", mag.answer, mag.nodes, task, prices or {}, mag.agreement)
     for question in missing.values():
         systems = (*alone[question.split], VOTE) if question.split in alone else ()
-        yield from (failed(question, system=system, error="DebateError: the debate failed") for system in systems)
+        for system in systems:
+            yield failed(question, system=system, error="DebateError: the debate failed", task=task.name)
+
+
+def _said(
+    question: Question,
+    system: str,
+    text: str,
+    answer: str | None,
+    nodes: Sequence[Node],
+    task: Task,
+    prices: Mapping[str, Price | None],
+    confidence: float | None,
+) -> Answer:
+    charged = [price.usd(node.tokens_in, node.tokens_out) for node in nodes if (price := prices.get(node.agent)) is not None]
+    return Answer(
+        question_id=question.id,
+        split=question.split,
+        system=system,
+        text=text,
+        answer=answer,
+        correct=task.same(answer, question.gold),
+        tokens_in=sum(node.tokens_in for node in nodes),
+        tokens_out=sum(node.tokens_out for node in nodes),
+        task=task.name,
+        confidence=confidence,
+        usd=sum(charged) if len(charged) == len(nodes) else None,
+    )
 
 
 def write_answers(path: Path, answers: Iterable[Answer]) -> None:
@@ -113,6 +160,19 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
+def iter_answers(directory: Path) -> Iterator[Answer]:
+    """The rows of an evaluation directory, file by file; files of anything else than answers are passed over.
+
+    Files from before a column was added are read too.
+    """
+    for path in sorted(directory.rglob("*.parquet")):
+        with pq.ParquetFile(path) as parquet:
+            if "question_id" not in parquet.schema_arrow.names:
+                continue
+            for batch in parquet.iter_batches():
+                yield from (Answer(**row) for row in batch.to_pylist())
+
+
 def read_answers(directory: Path) -> list[Answer]:
     """All rows of an evaluation directory."""
-    return [Answer(**row) for path in sorted(directory.rglob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return list(iter_answers(directory))

@@ -1,152 +1,255 @@
-"""Evaluation on Ray Data: every student answers every held-out question, through ONE async operator.
+"""Evaluation on Ray Data: every candidate answers every question, through ONE async operator.
 
-The students (the untaught base among them) are Ray Serve deployments like any other engine; the teachers and the vote are
-read off the graphs of the same questions, so all systems are compared on the same ground.
+Local models (the students among them) are Ray Serve deployments like any other engine; providers are asked by the workers, under
+one limiter. Every reply is in a reply store before it counts, so an evaluation that is taken up again asks nothing twice.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import time
+import uuid
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
+from magdi_ray.agents.api import ApiAgent
+from magdi_ray.agents.base import Engine, Message, Reply, Sampling, derive_seed
+from magdi_ray.agents.limiter import LimiterClient, start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
+from magdi_ray.agents.store import ReplyStore, StoredEngine
 from magdi_ray.cluster import quiet_ray_data
-from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.config.sections import EvaluateConfig, RunConfig
+from magdi_ray.config.engines import ApiEngine
 from magdi_ray.errors import EngineError
-from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, judge, read_answers
+from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answers, judge
+from magdi_ray.evaluate.exam import Candidate, Examination, asked, read_asked
 from magdi_ray.progress import Progress, polled
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
 BATCH = 64
-"""Questions of one call of the operator; every system is asked all of them at once."""
+"""Questions of one call of the operator; every candidate is asked all of them at once."""
 
 ROWS_PER_FILE = 4096
 
 
-@dataclass
 class Tally:
-    """Answers counted as they come."""
+    """What a running evaluation came to, one for all workers: a Ray actor."""
 
-    answers: int = 0
+    def __init__(self) -> None:
+        self.answers = 0
+        self.calls: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def add(self, count: int) -> None:
-        """Count some answers."""
-        self.answers += count
+    def add(self, answers: int, times: Mapping[str, Sequence[float]]) -> None:
+        """Count answers, and the calls of each system that were timed."""
+        self.answers += answers
+        for system, found in times.items():
+            self.calls[system] += len(found)
+            self.seconds[system] += sum(found)
 
     def read(self) -> int:
-        """How many there are."""
+        """Answers so far."""
         return self.answers
 
+    def latencies(self) -> dict[str, float]:
+        """Mean seconds of a call, by system."""
+        return {system: self.seconds[system] / count for system, count in self.calls.items() if count}
 
-async def answer_question(task: Task, question: Question, *, system: str, engine: Engine, sampling: Sampling) -> Answer:
-    """One system's answer to one question; a failure is a row."""
+
+class TimedEngine:
+    """An engine that notes how long each call took."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.times: list[float] = []
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
+        """See `Engine`."""
+        began = time.perf_counter()
+        reply = await self.engine.generate(messages, sampling)
+        self.times.append(time.perf_counter() - began)
+        return reply
+
+
+async def answer_question(
+    task: Task, question: Question, *, candidate: Candidate, engine: StoredEngine, sampling: Sampling, sample: int
+) -> Answer:
+    """One candidate's answer to one question; a failure is a row. `sample`: 0, or which drawn reply."""
     try:
-        return judge(
-            task, question, system=system, reply=await engine.generate([Message("user", task.prompt(question))], sampling)
-        )
+        reply = await engine.generate([Message("user", task.prompt(question))], sampling, sample=sample)
+        answer = judge(task, question, system=candidate.system, reply=reply)
     except Exception as error:
-        return failed(question, system=system, error=f"{type(error).__name__}: {error}")
+        answer = failed(question, system=candidate.system, error=f"{type(error).__name__}: {error}", task=task.name)
+    usd = candidate.price.usd(answer.tokens_in, answer.tokens_out) if candidate.price else None
+    return replace(answer, seed=candidate.seed, method="sample" if sample else "single", sample=sample, usd=usd)
 
 
 class AnswerOperator:
-    """The Ray Data operator: asks every system every question of a batch, all at once."""
+    """The Ray Data operator: asks every candidate every question of a batch, all at once."""
 
-    def __init__(self, config: dict[str, Any], apps: Mapping[str, str], tally: Any) -> None:
-        run = RunConfig.model_validate_json(config["run"])
-        self.task = load_task(run.task)
-        self.sampling, self.seed = run.evaluate.sampling, run.seed
-        self.engines: dict[str, Engine] = {system: PooledEngine(app) for system, app in apps.items()}
-        self.tally = tally
+    def __init__(self, exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any) -> None:
+        self.exam, self.tally = exam, tally
+        self.tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
+        self.store = ReplyStore(exam.replies, run=exam.run)
+        self.admission = LimiterClient(limiter, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        self.timed: dict[str, TimedEngine] = {}
+        self.engines = {candidate.label: self._engine(candidate, apps) for candidate in exam.candidates}
+
+    def _engine(self, candidate: Candidate, apps: Mapping[str, str]) -> StoredEngine:
+        config = candidate.engine
+        engine: Engine
+        if isinstance(config, ApiEngine):
+            engine = self.timed[candidate.system] = TimedEngine(
+                ApiAgent(config, agent=candidate.system, admission=self.admission)
+            )
+        else:
+            engine = PooledEngine(apps[candidate.label])
+        return StoredEngine(
+            engine,
+            self.store,
+            agent=candidate.label,
+            provider=config.base_url if isinstance(config, ApiEngine) else config.type,
+            model=candidate.identity,
+            price=candidate.price,
+        )
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """Answers to a batch of questions, question by question, system by system."""
-        questions = [Question(**row) for row in batch.to_pylist()]
-        answers = await asyncio.gather(*(self._answer(q, system) for q in questions for system in self.engines))
+        """Answers to a batch of questions, question by question, candidate by candidate."""
+        rows = [asked(row) for row in batch.to_pylist()]
+        work = [self._answers(task, question, one) for task, question in rows for one in self.exam.candidates]
+        answers = [answer for found in await asyncio.gather(*work) for answer in found]
+        times = {system: engine.times for system, engine in self.timed.items()}
+        await self.tally.add.remote(0, times)
+        for engine in self.timed.values():
+            engine.times = []
+        if self.timed:
+            await self.admission.flush()  # this may be the worker's last batch
         yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
-    async def _answer(self, question: Question, system: str) -> Answer:
-        seed = derive_seed(self.seed, self.sampling.seed, "evaluate", question.id, system)
-        sampling = self.sampling.model_copy(update={"seed": seed})
-        answer = await answer_question(self.task, question, system=system, engine=self.engines[system], sampling=sampling)
-        self.tally.add.remote(1)
-        return answer
+    async def _answers(self, task: str, question: Question, candidate: Candidate) -> list[Answer]:
+        seed = derive_seed(self.exam.seed, candidate.sampling.seed, "evaluate", question.id, candidate.label)
+        engine = self.engines[candidate.label]
+        work = [
+            answer_question(self.tasks[task], question, candidate=candidate, engine=engine, sampling=sampling, sample=sample)
+            for sample, sampling in enumerate(candidate.samplings(seed))
+        ]
+        answers = await asyncio.gather(*work)
+        self.tally.add.remote(len(answers), {})
+        return answers
 
 
-def run_answers(config: RunConfig, students: Mapping[str, str], *, questions: Path, rows: int, out: Path) -> None:
-    """Let every student (name -> Hugging Face directory) answer the questions stored in a parquet file; answers go to `out`.
+def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> dict[str, float]:
+    """Let every candidate answer the questions of a file (`write_asked`); answers go to `out`.
 
-    Students that do not fit the cluster together answer one wave after the other.
+    Local models that do not fit the cluster together answer one wave after the other. Returns the mean seconds a reply takes, by
+    system: of a local model alone, of a provider among all calls. Replies that were in the store are not timed.
 
     Raises:
-        EngineError: a student cannot be deployed, or gave no reply to more than `evaluate.max_failed_share` of the questions.
+        EngineError: an engine cannot be deployed, or a system gave no reply to too many of the questions.
     """
     import ray
 
     tally = ray.remote(num_cpus=0)(Tally).remote()
-    names = list(students)
-    size = wave_size(config.evaluate, ray.cluster_resources())
-    with polled(Progress("evaluate", rows * len(names)), lambda progress: progress.update(ray.get(tally.read.remote()))):
-        for first in range(0, len(names), size):
-            apps = {name: unique_app("evaluate", name) for name in names[first : first + size]}
-            deploy_engines([student_spec(app, students[name], config.evaluate) for name, app in apps.items()])
+    engines = [one.engine for one in exam.candidates]
+    limiter = start_limiter({engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)})
+    alone: dict[str, float] = {}
+    total = rows * sum(1 + one.samples for one in exam.candidates)
+    with polled(Progress("evaluate", total), lambda progress: progress.update(ray.get(tally.read.remote()))):
+        for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources())):
+            apps = {one.label: unique_app("evaluate", one.label) for one in wave if not one.remote}
+            deploy_engines([pool_spec(apps[one.label], one, exam) for one in wave if not one.remote])
             try:
-                _stream(config, apps, tally, questions=questions, rows=rows, out=out / f"wave-{first:02d}")
+                target = out / f"wave-{number:02d}"
+                _stream(exam.of(wave), apps, tally, limiter, questions=questions, rows=rows, out=target)
+                alone |= asyncio.run(time_alone(exam.of(wave), apps, read_asked(questions)[: exam.latency_questions]))
             finally:
                 retire_engines(list(apps.values()))
-    check_answers(read_answers(out), config.evaluate.max_failed_share)
+    check_answers(out, exam.max_failed_share)
+    return alone | dict(ray.get(tally.latencies.remote()))
 
 
-def wave_size(settings: EvaluateConfig, resources: Mapping[str, float]) -> int:
-    """How many students fit a cluster at once, one CPU being left for reading and writing; at least one."""
-    fit = (resources.get("CPU", 0.0) - 1.0) / settings.num_cpus
-    if settings.num_gpus:
-        fit = min(fit, resources.get("GPU", 0.0) / settings.num_gpus)
-    return max(1, int(fit))
+def waves(candidates: Sequence[Candidate], resources: Mapping[str, float]) -> list[list[Candidate]]:
+    """Candidates that fit a cluster together, one CPU being left for reading and writing; at least one a wave.
+
+    Providers take no room: they are asked in the first wave.
+    """
+    result: list[list[Candidate]] = [[one for one in candidates if one.remote]]
+    cpus = gpus = 0.0
+    for one in (one for one in candidates if not one.remote):
+        cpus, gpus = cpus + one.replicas[1] * one.num_cpus, gpus + one.replicas[1] * one.num_gpus
+        full = cpus > resources.get("CPU", 0.0) - 1.0 or gpus > resources.get("GPU", 0.0)
+        if full and any(not held.remote for held in result[-1]):
+            result.append([])
+            cpus, gpus = one.replicas[1] * one.num_cpus, one.replicas[1] * one.num_gpus
+        result[-1].append(one)
+    return [wave for wave in result if wave]
 
 
-def student_spec(app: str, model: str, settings: EvaluateConfig) -> PoolSpec:
-    """The deployment a student is evaluated in."""
+def pool_spec(app: str, candidate: Candidate, exam: Examination) -> PoolSpec:
+    """The deployment of a local model."""
     return PoolSpec(
         name=app,
-        engine=TransformersEngine(type="transformers", model=model, dtype=settings.dtype, max_batch_size=settings.max_batch_size),
-        num_cpus=settings.num_cpus,
-        num_gpus=settings.num_gpus,
-        max_ongoing_requests=16 * settings.max_batch_size,
+        engine=candidate.engine,
+        replicas=candidate.replicas,
+        num_cpus=candidate.num_cpus,
+        num_gpus=candidate.num_gpus,
+        max_ongoing_requests=16 * exam.max_batch_size,
     )
 
 
-def check_answers(answers: Sequence[Answer], allowed: float) -> None:
-    """Refuse an evaluation in which a student failed to reply too often; says how often, with one example."""
-    for system in dict.fromkeys(answer.system for answer in answers):
-        rows = [answer for answer in answers if answer.system == system]
-        errors = [answer.error for answer in rows if answer.error is not None]
-        if len(errors) > allowed * len(rows):
+async def time_alone(exam: Examination, apps: Mapping[str, str], questions: Sequence[tuple[str, Question]]) -> dict[str, float]:
+    """Mean seconds of a reply of each deployed system when nothing else is asked; one training speaks for all of a recipe's."""
+    tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
+    found: dict[str, float] = {}
+    for candidate in (one for one in exam.candidates if one.label in apps and one.seed == 0):
+        engine = TimedEngine(PooledEngine(apps[candidate.label]))
+        for name, question in questions:
+            try:
+                await engine.generate([Message("user", tasks[name].prompt(question))], candidate.sampling)
+            except EngineError:  # its row says so
+                continue
+        if engine.times:
+            found[candidate.system] = sum(engine.times) / len(engine.times)
+    return found
+
+
+def check_answers(directory: Path, allowed: float) -> None:
+    """Refuse an evaluation in which a system failed to reply too often; says how often, with one example."""
+    asked_of, errors, examples = Counter[str](), Counter[str](), dict[str, str]()
+    for answer in iter_answers(directory):
+        asked_of[answer.system] += 1
+        if answer.error is not None:
+            errors[answer.system] += 1
+            examples.setdefault(answer.system, answer.error)
+    for system, count in asked_of.items():
+        if errors[system] > allowed * count:
             raise EngineError(
-                f"{system} gave no reply to {len(errors)} of {len(rows)} questions, more than evaluate.max_failed_share = "
-                f"{allowed:.0%} allows. One of them: {errors[0]}"
+                f"{system} gave no reply to {errors[system]} of {count} questions, more than evaluate.max_failed_share = "
+                f"{allowed:.0%} allows. One of them: {examples[system]}"
             )
 
 
-def _stream(config: RunConfig, apps: Mapping[str, str], tally: Any, *, questions: Path, rows: int, out: Path) -> None:
+def _stream(
+    exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: Path, rows: int, out: Path
+) -> None:
     import ray.data
     from ray.data import ActorPoolStrategy
 
     quiet_ray_data()
-    calls = max(2, 4 * config.evaluate.max_batch_size // BATCH)
+    calls = max(2, 4 * exam.max_batch_size // BATCH)
     answers = (
         ray.data.read_parquet(str(questions))
         .repartition(max(1, rows // BATCH))
         .map_batches(
             AnswerOperator,
-            fn_constructor_args=({"run": config.model_dump_json()}, apps, tally),
+            fn_constructor_args=(exam, apps, tally, limiter),
             batch_size=BATCH,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),

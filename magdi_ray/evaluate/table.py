@@ -1,13 +1,16 @@
-"""The table a run ends with. Rich renderables; no figure is computed here."""
+"""The tables a run ends with. Rich renderables; no figure is computed here but the share of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
-from magdi_ray.evaluate.metrics import Difference, Score
+Row = Mapping[str, Any]
 
 
 def percent(value: float) -> str:
@@ -15,51 +18,82 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def score_table(scores: Sequence[Score], titles: Mapping[str, str], split: str) -> Table:
-    """Accuracy, interval and tokens of every system on one split. `titles`: system -> what it is."""
-    chosen = [score for score in scores if score.split == split]
-    table = Table(title=f"{split}: {chosen[0].questions} questions", title_justify="left", header_style="bold")
-    table.add_column("system")
-    for name in ("accuracy %", "95% interval", "tokens / question"):
+def title_of(row: Row, titles: Mapping[str, str]) -> str:
+    """What a score is of: the system, and how it was asked where that is not with one reply."""
+    match row["method"]:
+        case "majority":
+            return f"{row['system']}, most of {row['samples']} replies"
+        case "confidence":
+            return f"{row['system']}, surest of {row['samples']} replies"
+    return titles.get(row["system"], row["system"])
+
+
+def score_table(rows: Sequence[Row], titles: Mapping[str, str], title: str) -> Table:
+    """Accuracy, interval, tokens, time and cost of every system on one set of questions. `titles`: system -> what it is."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("system", min_width=24)
+    debate = next((row["tokens_out"] for row in rows if row["system"] == "vote" and row["tokens_out"]), None)
+    shown: dict[str, Callable[[Row], str]] = {
+        "right\n%": lambda row: percent(row["accuracy"]),
+        "95%\ninterval": lambda row: f"{percent(row['low'])} to {percent(row['high'])}",
+        "seeds\n(sd)": lambda row: "" if row["sd"] is None else f"{row['seeds']} ({percent(row['sd'])})",
+        "tokens a\nquestion": lambda row: f"{row['tokens_out']:.1f}" if row["tokens_out"] else "unknown",
+        "of the\ndebate's": lambda row: f"1/{debate / row['tokens_out']:.1f}" if debate and row["tokens_out"] else "",
+        "seconds\na reply": lambda row: "" if row["seconds"] is None else f"{row['seconds']:.3f}",
+        "USD for\n1000": lambda row: "" if row["usd"] is None else f"{1000 * row['usd']:.3g}",
+        "no\nanswer": lambda row: str(row["unanswered"] + row["errors"]) if row["unanswered"] + row["errors"] else "",
+    }
+    kept = {name: [cell(row) for row in rows] for name, cell in shown.items()}
+    kept = {name: cells for name, cells in kept.items() if any(cells)}
+    for name in kept:
         table.add_column(name, justify="right", no_wrap=True)
-    noted = any(score.unanswered or score.errors for score in chosen)
-    if noted:
-        table.add_column("no answer", justify="right")
-    for score in chosen:
-        row = [
-            titles.get(score.system, score.system),
-            percent(score.accuracy),
-            f"{percent(score.low)} to {percent(score.high)}",
-            f"{score.tokens_out:.1f}" if score.tokens_out else "unknown",
-        ]
-        table.add_row(*row, *([str(score.unanswered + score.errors)] if noted else []))
+    for number, row in enumerate(rows):
+        table.add_row(title_of(row, titles), *(cells[number] for cells in kept.values()))
     return table
 
 
-def difference_table(differences: Sequence[Difference], split: str) -> Table:
-    """Paired differences on one split, in points."""
-    table = Table(title=f"{split}: paired differences, in points", title_justify="left", header_style="bold")
-    table.add_column("comparison")
-    for name in ("difference", "95% interval", "gained", "lost", "p (McNemar)"):
+def difference_table(rows: Sequence[Row], title: str) -> Table:
+    """Paired differences on one set of questions, in points."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("comparison", min_width=24)
+    seeds = any(row["seeds"] > 1 for row in rows)
+    columns = ["difference", "95% interval", *(["seeds"] if seeds else ["gained", "lost"]), "p"]
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for item in (item for item in differences if item.split == split):
+    for row in rows:
+        counted = [str(row["seeds"])] if seeds else [str(row["gained"]), str(row["lost"])]
         table.add_row(
-            f"{item.system} - {item.reference}",
-            f"{100 * item.difference:+.1f}",
-            f"{100 * item.low:+.1f} to {100 * item.high:+.1f}",
-            str(item.gained),
-            str(item.lost),
-            f"{item.p_value:.2g}",
+            f"{asked_as(row['system'], row['method'])} - {asked_as(row['reference'], row['reference_method'])}",
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}",
+            *counted,
+            f"{row['p_value']:.2g}",
         )
     return table
 
 
-def result_tables(scores: Sequence[Score], differences: Sequence[Difference], titles: Mapping[str, str]) -> RenderableType:
-    """Both tables for every split."""
-    splits = list(dict.fromkeys(score.split for score in scores))
+def asked_as(system: str, method: str) -> str:
+    """ "level2", "level2 by majority"."""
+    return system if method == "single" else f"{system} by {method}"
+
+
+def result_tables(data: Mapping[str, Any]) -> RenderableType:
+    """Both tables for every set of questions of an evaluation (`metrics.json`)."""
+    titles = {system["name"]: system["title"] for system in data["systems"]}
+    several = len({row["task"] for row in data["sets"]}) > 1
     parts: list[RenderableType] = []
-    for split in splits:
-        parts.append(score_table(scores, titles, split))
-        if any(item.split == split for item in differences):
-            parts.append(difference_table(differences, split))
+    for asked in data["sets"]:
+        name = f"{asked['task']} {asked['split']}" if several else asked["split"]
+        where = ", out of domain" if asked["domain"] == "out" else ""
+
+        def here(rows: Sequence[Row], place: Row = asked) -> list[Row]:
+            return [row for row in rows if (row["task"], row["split"]) == (place["task"], place["split"])]
+
+        parts.append(score_table(here(data["scores"]), titles, f"{name}{where}: {asked['questions']} questions"))
+        if compared := here(data["differences"]):
+            parts.append(difference_table(compared, f"{name}: paired differences, in points"))
+    if any(row["seconds"] is not None for row in data["scores"]):
+        parts.append(
+            Text("seconds a reply: of a local model asked one question at a time, of a provider among all calls.", style="dim")
+        )
     return Group(*parts)

@@ -1,6 +1,6 @@
 """The log of a training: one JSON line a step, and the same figures to every tracker. Rank 0 alone writes one.
 
-    {"stage": "distil", "recipe": "level4", "time": 1760000000.1, "step": 7, "steps": 200, "loss": 2.31, "next_token": 1.7, ...}
+    {"stage": "distil", "recipe": "level4", "seed": 0, "time": 1760000000.1, "step": 7, "steps": 200, "loss": 2.31, ...}
 
 A step's line has no "event"; `step` counts from 0. Beside the figures of `train_step` it holds `tokens_per_second` (forwarded),
 `graphs_per_second`, `seconds_left`, and under "dev" the newest measurement of this attempt. Other lines:
@@ -10,7 +10,7 @@ A step's line has no "event"; `step` counts from 0. Beside the figures of `train
     {"event": "end", "step": 200, "steps": 200, "facts": {...}}
 
 The file only grows: what a crash undid is written again by the resumed training, and **the last line of a step counts**.
-`read_steps` and `read_dev` give each step once.
+`read_steps`, `read_dev` and `read_trainings` give each step once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ class StepLog:
 
     def __init__(self, job: Job, *, start: int, total: int, trackers: Mapping[str, Callable[[], Tracker]] | None = None) -> None:
         """`trackers`: what opens each, by name; None: those of the job."""
-        self.recipe, self.start, self.total = job.recipe.name, start, total
+        self.label, self.start, self.total = job.label, start, total
+        self._head = {"stage": STAGE, "recipe": job.recipe.name, "seed": job.number}
         self._began = time.monotonic()
         self._dev: dict[str, Any] | None = None
         Path(job.log).parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ class StepLog:
             self._attempt(tracker.name, lambda tracker=tracker: tracker.close(dict(facts)))  # type: ignore[misc]
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        self.stream.write(json.dumps({"stage": STAGE, "recipe": self.recipe, "time": round(time.time(), 3), **values}) + "\n")
+        self.stream.write(json.dumps({**self._head, "time": round(time.time(), 3), **values}) + "\n")
         self.stream.flush()
 
     def _send(self, step: int, figures: Mapping[str, float]) -> None:
@@ -102,7 +103,7 @@ class StepLog:
         except Exception as error:  # whatever a network or a package of others raises
             logger.warning(
                 "%s failed and is told nothing more of training %r, which goes on; its log holds every figure: %s: %s",
-                *(name, self.recipe, type(error).__name__, error),
+                *(name, self.label, type(error).__name__, error),
             )
             return False
         return True
@@ -162,7 +163,45 @@ def read_dev(path: Path, recipe: str) -> list[dict[str, Any]]:
     return [found[done] for done in sorted(found)]
 
 
+@dataclass(slots=True)
+class Training:
+    """Figures of one training: of every step, and of every measurement, under the number of steps made before it."""
+
+    steps: dict[int, dict[str, float]] = field(default_factory=dict)
+    dev: dict[int, tuple[float, float | None]] = field(default_factory=dict)
+    """Loss, and accuracy where answers were asked for."""
+
+    def undo(self, step: int) -> None:
+        """Forget what a training that begins, or goes on, after `step` steps makes again."""
+        self.steps = {number: figures for number, figures in self.steps.items() if number < step}
+        self.dev = {done: measured for done, measured in self.dev.items() if 0 < step >= done}
+
+
+def read_trainings(path: Path, names: Collection[str]) -> dict[tuple[str, int], Training]:
+    """The named figures of all trainings in a log, by recipe and seed (0 where a line has none), read in one go.
+
+    Each step is there once and in order, as in `read_steps`; a figure that a step does not have is left out.
+    """
+    found: dict[tuple[str, int], Training] = {}
+    for line in _all_lines(path):
+        training, step = found.setdefault((line["recipe"], line.get("seed", 0)), Training()), line["step"]
+        match line.get("event"):
+            case None:
+                training.steps[step] = {name: line[name] for name in names if name in line}
+            case "start":
+                training.undo(step)
+            case "dev":
+                training.dev[step] = (line["loss"], line.get("accuracy"))
+    return {
+        key: Training(dict(sorted(training.steps.items())), dict(sorted(training.dev.items()))) for key, training in found.items()
+    }
+
+
 def _lines(path: Path, recipe: str) -> Iterator[dict[str, Any]]:
+    return (line for line in _all_lines(path) if line["recipe"] == recipe)
+
+
+def _all_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as stream:
@@ -171,7 +210,7 @@ def _lines(path: Path, recipe: str) -> Iterator[dict[str, Any]]:
                 line = json.loads(text)
             except ValueError:  # torn by a crash, perhaps with the next line behind it
                 continue
-            if isinstance(line, dict) and line.get("stage") == STAGE and line.get("recipe") == recipe and "step" in line:
+            if isinstance(line, dict) and line.get("stage") == STAGE and "recipe" in line and "step" in line:
                 yield line
 
 

@@ -91,7 +91,7 @@ def training_id(job: Job) -> str:
 
 def run_name(job: Job) -> str:
     """What people see."""
-    return f"{job.run}/{job.recipe.name}"
+    return f"{job.run}/{job.label}"
 
 
 def parameters(job: Job) -> dict[str, Any]:

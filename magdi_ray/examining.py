@@ -1,0 +1,254 @@
+"""The evaluation stage: who answers which held-out questions, and what their answers come to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from magdi_ray.agents.weights import model_directories, resolve_model
+from magdi_ray.config import RunConfig, recipes
+from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, TransformersEngine
+from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
+from magdi_ray.errors import ConfigError
+from magdi_ray.evaluate.answers import BASE, VOTE, Answer, Method, debate_answers, iter_answers, write_answers
+from magdi_ray.evaluate.consistency import both_votes
+from magdi_ray.evaluate.exam import Candidate, Examination, Paper, write_asked
+from magdi_ray.evaluate.metrics import differences, grouped, scores
+from magdi_ray.graph.store import iter_mags
+from magdi_ray.runs import Run, file_hash
+from magdi_ray.stages import Facts, base_model, payer, student_stage
+from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.checks import Digests, text_digest
+from magdi_ray.tasks.load import iter_questions, load_task
+from magdi_ray.tasks.source import local_path
+from magdi_ray.tasks.store import iter_stored
+
+Pair = tuple[tuple[str, Method], tuple[str, Method]]
+
+SCHEMA = 2
+"""Of `metrics.json`; 1 had neither tasks nor methods nor seeds."""
+
+
+def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
+    """Measure base, students, teachers, vote and whatever else is asked, on the same held-out questions."""
+    from magdi_ray.evaluate.run import run_answers
+
+    splits = config.evaluate.splits
+    held_out = [question for question in iter_stored(run.path("questions")) if question.split in splits]
+    held_out.sort(key=lambda question: splits.index(question.split))
+    papers = [Paper(config.task, "in", with_gold(held_out)), *other_papers(config.evaluate)]
+    asked = directory / "asked.parquet"
+    rows = write_asked(asked, papers)
+    exam = examination(config, run)
+    seconds = run_answers(exam, questions=asked, rows=rows, out=directory / "answers")
+    mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in splits)
+    task = load_task(config.task)
+    write_answers(directory / "debates.parquet", debate_answers(papers[0].questions, mags, task, prices=prices(config)))
+    answers = list(iter_answers(directory / "answers"))
+    write_answers(directory / "votes.parquet", self_consistent(papers, answers))
+    metrics = measure(config, papers, list(iter_answers(directory)), seconds)
+    (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+    left_out = len(held_out) - len(papers[0].questions)
+    return {"questions": rows, "without gold, left out": left_out, "systems": len({row["system"] for row in metrics["scores"]})}
+
+
+def with_gold(questions: Iterable[Question]) -> tuple[Question, ...]:
+    """Those that can be judged."""
+    return tuple(question for question in questions if question.gold is not None)
+
+
+def other_papers(settings: EvaluateConfig) -> list[Paper]:
+    """The questions of further tasks."""
+    return [Paper(task, "out", with_gold(asked_of(task))) for task in settings.tasks]
+
+
+def asked_of(task: TaskConfig) -> Iterator[Question]:
+    """The held-out questions of a further task."""
+    wanted = ("test", "ood") if isinstance(task, TinyTask) else ("test",)
+    return (question for question in iter_questions(task, golds=False, training=False) if question.split in wanted)
+
+
+def asked_files(config: RunConfig) -> list[str]:
+    """Hashes of what an evaluation reads besides the run's own files: further tasks' questions, further systems' local models."""
+    files = [local_path(task.test_path) for task in config.evaluate.tasks if isinstance(task, FileTask) and task.test_path]
+    files += model_directories(path for agent in config.evaluate.agents for path in agent.engine.files())
+    return [file_hash(resolve_model(path)) for path in files]
+
+
+def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
+    """Refuse further tasks without questions to judge, and those of which the student learns a question.
+
+    Raises:
+        ConfigError: names the task.
+    """
+    if not config.evaluate.tasks:
+        return
+    learned = Digests()
+    for question in training:
+        learned.add(text_digest(question), 0)
+    for task in config.evaluate.tasks:
+        questions = with_gold(asked_of(task))
+        if not questions:
+            raise ConfigError(f"evaluate.tasks names {task.name!r}, but it has no question with a gold answer.")
+        if leaked := [question.id for question in questions if text_digest(question) in learned]:
+            raise ConfigError(
+                f"{len(leaked)} questions of evaluate.tasks' {task.name} are also training questions, the first is "
+                f"{leaked[0]!r}. Remove them from one side: an evaluation on questions that were trained on says nothing."
+            )
+
+
+def examination(config: RunConfig, run: Run) -> Examination:
+    """Whom the evaluation asks, and how."""
+    settings = config.evaluate
+    default = run.root / "evaluation-replies"
+    chosen = settings.replies
+    replies = chosen if chosen and "://" in chosen else str(Path(chosen).expanduser().resolve() if chosen else default)
+    return Examination(
+        tasks=(config.task, *settings.tasks),
+        candidates=(*students(config, run), *others(config)),
+        seed=config.seed,
+        replies=replies,
+        run=payer(config, run),
+        max_batch_size=settings.max_batch_size,
+        max_failed_share=settings.max_failed_share,
+        latency_questions=settings.latency_questions,
+    )
+
+
+def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
+    """The untaught base, and every training of every recipe."""
+    product = recipes(config.distil)[-1].name
+    found = [(BASE, 0, base_model(config, run))]
+    found += [
+        (recipe.name, number, str(run.path(student_stage(config, recipe, number))))
+        for recipe in recipes(config.distil)
+        for number in range(config.distil.seeds)
+    ]
+    settings = config.evaluate
+    for system, number, model in found:
+        engine = TransformersEngine(
+            type="transformers", model=model, dtype=settings.dtype, max_batch_size=settings.max_batch_size
+        )
+        sampled = _is_sampled(settings, "product" if (system, number) == (product, 0) else "students")
+        yield Candidate(
+            system=system,
+            seed=number,
+            engine=engine,
+            identity=f"{Path(model).name}@{file_hash(resolve_model(model))[:16]}-{settings.dtype}",
+            sampling=settings.sampling,
+            **_drawn(settings, settings.sampling if sampled else None),
+            price=settings.price,
+            num_cpus=settings.num_cpus,
+            num_gpus=settings.num_gpus,
+        )
+
+
+def others(config: RunConfig) -> Iterator[Candidate]:
+    """Further systems."""
+    from magdi_ray.debate.operator import identity
+
+    for agent in config.evaluate.agents:
+        fingerprint = "".join(map(file_hash, model_directories(agent.engine.files())))
+        yield Candidate(
+            system=agent.name,
+            engine=agent.engine,
+            identity=identity(agent, fingerprint),
+            sampling=agent.sampling,
+            **_drawn(config.evaluate, agent.sampling if _is_sampled(config.evaluate, "all") else None),
+            price=price_of(agent.engine),
+            replicas=agent.replicas,
+            num_cpus=agent.num_cpus,
+            num_gpus=agent.num_gpus,
+        )
+
+
+def _is_sampled(settings: EvaluateConfig, kind: str) -> bool:
+    """Whether replies are drawn of a system; who asks for students means the product too."""
+    order = ("product", "students", "all")
+    return settings.self_consistency is not None and order.index(kind) <= order.index(settings.self_consistency.systems)
+
+
+def _drawn(settings: EvaluateConfig, sampling: Any) -> dict[str, Any]:
+    several = settings.self_consistency
+    if several is None or sampling is None:
+        return {}
+    drawn = sampling.model_copy(update={"temperature": several.temperature, "top_p": several.top_p})
+    return {"drawn": drawn, "samples": several.samples}
+
+
+def price_of(engine: EngineConfig) -> Price | None:
+    """What an engine's tokens cost; None where nobody says."""
+    return engine.price if isinstance(engine, ApiEngine) else None
+
+
+def prices(config: RunConfig) -> dict[str, Price | None]:
+    """Of the debating agents."""
+    agents: Sequence[AgentConfig] = config.debate.agents if config.debate else ()
+    return {agent.name: price_of(agent.engine) for agent in agents}
+
+
+def self_consistent(papers: Sequence[Paper], answers: Iterable[Answer]) -> Iterator[Answer]:
+    """The votes over drawn replies, question by question."""
+    tasks: dict[str, Task] = {paper.task.name: load_task(paper.task) for paper in papers}
+    golds = {(str(paper.task.name), question.id): question.gold for paper in papers for question in paper.questions}
+    drawn: dict[tuple[str, str, str, int], list[Answer]] = {}
+    for answer in answers:
+        if answer.method == "sample":
+            drawn.setdefault((answer.task, answer.system, answer.question_id, answer.seed), []).append(answer)
+    for (task, _, question, _), replies in drawn.items():
+        yield from both_votes(tasks[task], replies, golds[task, question])
+
+
+def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer], seconds: dict[str, float]) -> Facts:
+    """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
+    systems = describe(config, dict.fromkeys(answer.system for answer in answers))
+    place = {system["name"]: number for number, system in enumerate(systems)}
+    sets = [row for paper in papers for row in paper.sets()]
+    order = {(row["task"], row["split"]): number for number, row in enumerate(sets)}
+    methods: tuple[Method, ...] = ("single", "majority", "confidence", "sample")
+    ranked = sorted(answers, key=lambda a: (order[a.task, a.split], place[a.system], methods.index(a.method)))
+    return {
+        "schema": SCHEMA,
+        "sets": sets,
+        "systems": systems,
+        "scores": [asdict(score) for score in scores(ranked, seconds=seconds)],
+        "differences": [asdict(item) for item in differences(grouped(ranked), comparisons(config))],
+        "seconds": seconds,
+    }
+
+
+def describe(config: RunConfig, found: Iterable[str]) -> list[dict[str, Any]]:
+    """Every system of an evaluation, in the order of its tables: base, students, further systems, teachers, the debate."""
+    product = recipes(config.distil)[-1].name
+    rows = [{"name": BASE, "kind": "base", "title": "base student (level 0)", "product": False, "seeds": 1}]
+    for name in sorted(recipe.name for recipe in recipes(config.distil)):
+        title = f"{name} student" + (" (the product)" if name == product else "")
+        rows.append({"name": name, "kind": "student", "title": title, "product": name == product, "seeds": config.distil.seeds})
+    for agent in config.evaluate.agents:
+        rows.append({"name": agent.name, "kind": "engine", "title": agent.name, "product": False, "seeds": 1})
+    known = {row["name"] for row in rows}
+    present = list(found)
+    for name in (name for name in present if name not in known and name != VOTE):
+        rows.append({"name": name, "kind": "teacher", "title": f"{name}, alone", "product": False, "seeds": 1})
+    if VOTE in present:
+        rows.append({"name": VOTE, "kind": "debate", "title": "the debate's vote", "product": False, "seeds": 1})
+    return rows
+
+
+def comparisons(config: RunConfig) -> list[Pair]:
+    """Which differences are taken: of systems that answered, in the order of the tables."""
+    names = sorted(recipe.name for recipe in recipes(config.distil))
+    product = recipes(config.distil)[-1].name
+    levels = [name for name in names if re.fullmatch(r"level\d", name)]
+    plain = [(name, BASE) for name in names] + list(zip(levels[1:], levels[:-1], strict=True))
+    plain += [(name, product) for name in names if name not in levels and name != product]
+    plain += [(product, VOTE), *((product, agent.name) for agent in config.evaluate.agents), *config.evaluate.comparisons]
+    pairs: list[Pair] = [((one, "single"), (other, "single")) for one, other in plain]
+    methods: tuple[Method, ...] = ("majority", "confidence")
+    pairs += [((name, method), (name, "single")) for name in (BASE, *names) for method in methods]
+    pairs += [((product, method), (VOTE, "single")) for method in methods]
+    return list(dict.fromkeys(pairs))
