@@ -107,7 +107,7 @@ def _teacher_files(config: RunConfig) -> list[str]:
 
 
 def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible", until: str | None = None) -> list[str]:
-    """Run what is missing or stale, up to the stage `until` (None: all). Returns the names of the stages that ran.
+    """Run what is missing or stale, up to the stage `until` (None: all; "student": all students). Returns the names of those run.
 
     Everything that can be refused is refused before the first worker starts.
     """
@@ -115,7 +115,8 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
     check_run(config, run, until=until)
     chosen = plan(config)
     if until is not None:
-        last = max((place for place, stage in enumerate(chosen) if stage.name == until), default=None)
+        named = [place for place, stage in enumerate(chosen) if stage.name == until or (until == "student" and stage.beside)]
+        last = max(named, default=None)
         if last is None:
             raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
         chosen = chosen[: last + 1]
