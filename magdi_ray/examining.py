@@ -133,7 +133,7 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
         engine = TransformersEngine(
             type="transformers", model=model, dtype=settings.dtype, max_batch_size=settings.max_batch_size
         )
-        sampled = _is_sampled(settings, "product" if (system, number) == (product, 0) else "students")
+        sampled = _is_sampled(settings, "product" if system == product else "students")
         yield Candidate(
             system=system,
             seed=number,

@@ -186,6 +186,9 @@ def difference(system: Sequence[Answer], reference: Sequence[Answer]) -> Differe
     Raises:
         ValueError: the systems share no question.
     """
+    if system[0].system == reference[0].system:
+        shared = {answer.seed for answer in system} & {answer.seed for answer in reference}
+        system, reference = ([answer for answer in side if answer.seed in shared] for side in (system, reference))
     mine_ids, mine_SQ = _matrix(system)
     other_ids, theirs_SQ = _matrix(reference)
     place = {question: number for number, question in enumerate(other_ids)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -115,3 +116,9 @@ def test_seeds_that_all_answered_alike_tell_no_more_than_one_of_them() -> None:
     twins = difference([row for s in range(3) for row in answers("a", [True] * 20, seed=s)], answers("b", [False] * 20))
     plain = difference(answers("a", [True] * 20), answers("b", [False] * 20))
     assert (twins.low, twins.high, twins.p_value) == (plain.low, plain.high, plain.p_value)
+
+
+def test_a_students_vote_over_several_replies_is_compared_with_its_own_training_only() -> None:
+    plain = [row for seed in range(2) for row in answers("a", [seed == 1] * 4, seed=seed)]
+    voted = [replace(row, method="majority") for row in answers("a", [True] * 4)]
+    assert difference(voted, plain).difference == 1.0

@@ -59,18 +59,19 @@ def front_matter(record: Record) -> dict[str, Any]:
     front["tags"] = [*about, *(["lora"] if adapter else [])]
     if record.datasets:
         front["datasets"] = list(record.datasets)
-    if scores := [row for row in _rows(record, "scores") if row["system"] == record.recipe.name]:
+    if scores := [row for row in _rows(record, "scores") if row["system"] == record.recipe.name and _plain(row)]:
         front["model-index"] = [{"name": record.name, "results": [_index_entry(record, row) for row in scores]}]
     return front
 
 
 def _index_entry(record: Record, row: Mapping[str, Any]) -> dict[str, Any]:
     name = f"accuracy ({row['questions']} questions, 95% interval {row['low']:.3f} to {row['high']:.3f})"
+    own = _task(record, row) == record.config.task.name
     return {
         "task": {"type": "text-generation"},
         "dataset": {
-            "type": (record.datasets or (record.config.task.name,))[0],
-            "name": record.config.task.name,
+            "type": record.datasets[0] if record.datasets and own else _task(record, row),
+            "name": _task(record, row),
             "split": row["split"],
         },
         "metrics": [{"type": "accuracy", "name": name, "value": round(row["accuracy"], 4)}],
@@ -163,25 +164,28 @@ def _results(record: Record) -> str:
     ]
     if record.kind == "solutions":
         lines.append("Debaters and their vote stand here for comparison: this student did not learn from them.")
-    for split in dict.fromkeys(row["split"] for row in scores):
-        chosen = [row for row in scores if row["split"] == split]
+    if trainings := max(row.get("seeds", 1) for row in scores) - 1:
+        lines.append(
+            f"Students are measured over {trainings + 1} trainings with different seeds; this is the first of its recipe."
+        )
+    for place in dict.fromkeys((_task(record, row), row["split"]) for row in scores):
+        chosen = [row for row in scores if (_task(record, row), row["split"]) == place]
         rows = [_score(record, row) for row in chosen]
-        lines.append(f"Split `{split}`, {chosen[0]['questions']} questions:")
+        lines.append(f"Task `{place[0]}`, split `{place[1]}`, {chosen[0]['questions']} questions:")
         lines.append(table(("system", "accuracy %", "95% interval", "tokens generated / question", "no answer"), rows))
-        compared = [r for r in _rows(record, "differences") if r["split"] == split and r["system"] == record.recipe.name]
-        if compared:
+        here = [row for row in _rows(record, "differences") if (_task(record, row), row["split"]) == place]
+        if compared := [row for row in here if row["system"] == record.recipe.name and _plain(row)]:
             lines.append("Paired differences in points:")
-            lines.append(
-                table(("comparison", "difference", "95% interval", "p (McNemar)"), [_difference(row) for row in compared])
-            )
+            lines.append(table(("comparison", "difference", "95% interval", "p"), [_difference(row) for row in compared]))
     return "\n\n".join(lines)
 
 
 def _score(record: Record, row: Mapping[str, Any]) -> tuple[str, ...]:
     names = {recipe.name: f"{recipe.name} student" for recipe in recipes(record.config.distil)}
     names |= {"base": "base student, before training", "vote": "the debate's vote", record.recipe.name: "**this student**"}
+    name = names.get(row["system"], f"{row['system']} (debater, alone)")
     return (
-        names.get(row["system"], f"{row['system']} (debater, alone)"),
+        name if _plain(row) else f"{name}, {row['method']} of {row['samples']} replies",
         f"{100 * row['accuracy']:.1f}",
         f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
         f"{row['tokens_out']:.1f}" if row["tokens_out"] else "unknown",
@@ -204,10 +208,10 @@ def _limits(record: Record) -> str:
         else "What its base, its questions and the models whose replies it learned from allow, and the terms of those models' "
         "providers on training with their replies, have"
     )
-    measured = [row["split"] for row in _rows(record, "scores")]
-    domain = (
-        "Out of domain it was measured on the split `ood` only." if "ood" in measured else "Nothing was measured out of domain."
-    )
+    scores = [(_task(record, row), row["split"]) for row in _rows(record, "scores")]
+    outside = [f"`{task}`" for task, _ in dict.fromkeys(scores) if task != record.config.task.name]
+    outside += ["the split `ood`"] if "ood" in [split for _, split in scores] else []
+    domain = f"Out of domain it was measured on {', '.join(outside)} only." if outside else "Nothing was measured out of domain."
     return "\n".join(
         [
             "## Limits\n",
@@ -271,6 +275,15 @@ def _provenance(record: Record) -> str:
         ("packages at export", ", ".join(f"{name} {version}" for name, version in record.packages.items())),
     ]
     return "## Provenance\n\nThis card was generated from the run's record.\n\n" + table(("what", "value"), rows)
+
+
+def _plain(row: Mapping[str, Any]) -> bool:
+    """Whether a figure is of one reply a question; evaluations from before there was anything else do not say."""
+    return bool(row.get("method", "single") == "single")
+
+
+def _task(record: Record, row: Mapping[str, Any]) -> str:
+    return str(row.get("task") or record.config.task.name)
 
 
 def _rows(record: Record, kind: str) -> Sequence[Mapping[str, Any]]:
