@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from magdi_ray import cli
+from magdi_ray.cli.graph import IMPORTED, TASK_NAMES
 from magdi_ray.graph.formats import FORMATS
 from magdi_ray.tasks.load import TASKS
 
@@ -44,5 +45,5 @@ def test_a_run_is_exported_under_its_own_task(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_help_names_every_task_and_every_format() -> None:
-    assert set(cli.TASK_NAMES.replace(" or ", ", ").split(", ")) == set(TASKS)
-    assert set(cli.IMPORTED.rstrip(".").replace(" or ", ", ").split(", ")) == set(FORMATS)
+    assert set(TASK_NAMES.replace(" or ", ", ").split(", ")) == set(TASKS)
+    assert set(IMPORTED.rstrip(".").replace(" or ", ", ").split(", ")) == set(FORMATS)

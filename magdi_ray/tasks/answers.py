@@ -7,15 +7,16 @@ Which number is the answer, first rule that yields one:
 1. the last `\boxed{...}` that holds a number;
 2. the last explicit statement: `#### 18`, "the answer is 18", "Answer: 18", a line `A: 18`; a statement that says the answer
    is unknown ends the search with None;
-3. the last number of the text.
+3. the last number of the text, sentences that ask aside; none where the last sentence only refuses ("I don't know").
 
-Within a box or a statement only what stands behind its last "=" counts, where a number does; negated numbers never do ("not 5
-but 7" is 7). Of several numbers a statement's first is taken; a box with several different ones ("160 to 230", "3d-70") gives
-no answer at all.
+What a reply thinks between `<think>` and `</think>` is left out where something stands behind it. Within a box or a statement
+only what stands behind its last "=" counts, where a number does; negated numbers never do ("not 5 but 7" is 7). Of several
+numbers a statement's first is taken; a box with several different ones ("160 to 230", "3d-70") gives no answer at all.
 
     "... she earns $<<9*2=18>>18 a day.\nThe answer is **$1,200.00** per year."  ->  "1200"
 
-A percentage is the number before its sign: "50%" reads "50" and is not the same as "0.5". Units and currencies are dropped.
+A percentage is the number before its sign: "50%" reads "50" and is not the same as "0.5". Units and currencies are dropped,
+"2 million" and "2 \times 10^6" are 2000000.
 Normal form: an integer "-5", else a terminating decimal without trailing zeros "18.5", else a reduced fraction "1/3".
 Exponents ("10^2", "m²") and digits inside words ("H2O") are no numbers of their own.
 """
@@ -23,6 +24,7 @@ Exponents ("10^2", "m²") and digits inside words ("H2O") are no numbers of thei
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
 MAX_DIGITS = 300
@@ -39,12 +41,16 @@ PLAIN = re.compile(r"-?[1-9][0-9]{0,200}|0")
 
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 
+SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}|([0-9])\s*([0-9]))")
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(
     r"(?<![A-Za-z0-9_^])(?<!\^\{)(?<![0-9]\.)"
     r"(?P<sign>(?<![)\]}])-|(?<==\s)-\s)?(?:[$€£¥₹]\s?)?"
-    rf"(?P<a>{_UNSIGNED})(?:[eE](?P<e>[+-]?[0-9]{{1,2}})(?!\w))?"
+    rf"(?P<a>{_UNSIGNED})(?:[eE](?P<e>[+-]?[0-9]{{1,2}})(?!\w)"
+    r"|\s?(?:\\times|\\cdot|[x×*·])\s?10\s?\^\s?\{?(?P<p>[+-]?[0-9]{1,2})(?![0-9])\}?"
+    r"|\s(?P<scale>thousand|million|billion|trillion)s?\b)?"
     rf"(?:(?:\s+and)?\s+(?P<n>[0-9]+)/(?P<d>[0-9]+)(?![0-9])|\s?/\s?(?P<b>{_UNSIGNED}))?"
     r"(?!\.?[0-9])(?!\s?\^\s?\{?[0-9])"
 )
@@ -62,6 +68,16 @@ _UNKNOWN = re.compile(
     r"|cannot|can't|can not|could not|not (?:known|clear|possible))\b",
     re.IGNORECASE,
 )
+_SPACED = re.compile(r"[-$€£\s]*[0-9]{1,3}(?: [0-9]{3})+(?![0-9,/])")
+_FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)
+_THOUGHT = re.compile(r"<(?P<end>/?)(?:think|thinking|thought)>", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\b(?:I|we)(?:['’]m| am| are|['’]re)? "
+    r"(?:do not|don['’]t|cannot|can['’]t|can not|could not|couldn['’]t|not able|unable|not sure)\b"
+    r"|\b(?:unable to|sorry|no idea|(?:cannot|can['’]t|can not|could not) be|not enough information|insufficient information)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
 _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")
 
 
@@ -69,7 +85,7 @@ def read_number(text: str) -> str | None:
     """The answer a text gives, in normal form; None when it gives none."""
     if PLAIN.fullmatch(text):
         return text
-    text = clean(text)
+    text = clean(spoken(text))
     for match in reversed(list(_BOXED.finditer(text))[-MAX_TRIED:]):
         if held := set(_result(_box(text, match.end()))):
             return normal_form(held.pop()) if len(held) == 1 else None
@@ -79,8 +95,45 @@ def read_number(text: str) -> str | None:
             return None
         if stated := _result(clause):
             return normal_form(stated[0])
-    values = numbers(_NEGATED.sub(" ", text))
+    if refuses(text):
+        return None
+    values = numbers(without_negated(without_questions(text)))
     return normal_form(values[-1]) if values else None
+
+
+def spoken(text: str) -> str:
+    """What a reply says behind its thoughts in `<think>` tags, without the fences of code blocks.
+
+    A thought that is cut off says nothing; one that is closed and all there is says what it says.
+    """
+    if "```" in text:
+        text = _FENCE.sub("", text)
+    if "<" not in text:
+        return text
+    tags = list(_THOUGHT.finditer(text))
+    end = next((tag.end() for tag in reversed(tags) if tag["end"]), 0)
+    if end and not text[end:].strip():
+        return _THOUGHT.sub(" ", text)
+    begin = next((tag.start() for tag in tags if tag.start() >= end), len(text))
+    return text[end:begin]
+
+
+def refuses(text: str) -> bool:
+    """Whether a text ends in a sentence without a digit that says no answer is known."""
+    last = next((part for part in reversed(_SENTENCE_END.split(text)) if part.strip()), "")
+    return _REFUSAL.search(last) is not None and not re.search("[0-9]", last)
+
+
+def without_questions(text: str) -> str:
+    """A text without its sentences that end in a question mark."""
+    if "?" not in text:
+        return text
+    return " ".join(part for part in _SENTENCE_END.split(text) if not part.rstrip(" *_\"')").endswith("?"))
+
+
+def without_negated(text: str) -> str:
+    """A text without the numbers it denies: "not 5 but 7" is "but 7"."""
+    return _NEGATED.sub(" ", text)
 
 
 def same_number(left: str | None, right: str | None) -> bool:
@@ -117,12 +170,13 @@ def numbers(text: str) -> list[Fraction]:
 
 
 def clean(text: str) -> str:
-    r"""One spelling for what has many: minus signs, `\$`, `1{,}200`, `1\,200`, `\frac{1}{2}`, `\text{}`, "½"."""
+    r"""One spelling for what has many: minus signs, `\$`, `1{,}200`, `1\,200`, `\frac{1}{2}`, `\text{}`, "½", "١٨"."""
     if not text.isascii():
         text = text.translate({0x2212: "-", 0xFE63: "-", 0xFF0D: "-", 0x2044: "/"})
         for glyph, plain in VULGAR.items():
             if glyph in text:
                 text = re.sub(rf"(?<=[0-9]){glyph}", f" {plain}", text).replace(glyph, plain)
+        text = "".join(str(unicodedata.decimal(sign, sign)) for sign in text)
     text = text.replace("{,}", ",")
     if text.isascii() and "\\" not in text:
         return text  # all that follows looks for a backslash or a space of Unicode's
@@ -164,14 +218,17 @@ def _clause(text: str, start: int) -> str:
 
 
 def _result(clause: str) -> list[Fraction]:
-    clause = _NEGATED.sub(" ", clause)
+    if spaced := _SPACED.match(clause):  # "1 200" is one number where nothing but the answer is said
+        clause = spaced[0].replace(" ", "") + clause[spaced.end() :]
+    clause = without_negated(clause)
     return numbers(_EQUALS.split(clause)[-1]) or numbers(clause)
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
     if len(match[0]) > MAX_DIGITS:
         return None
-    value = Fraction(match["a"].replace(",", "")) * Fraction(10) ** int(match["e"] or 0)
+    power = int(match["e"] or match["p"] or SCALES.get((match["scale"] or "").lower(), 0))
+    value = Fraction(match["a"].replace(",", "")) * Fraction(10) ** power
     if match["b"]:
         divisor = Fraction(match["b"].replace(",", ""))
         if not divisor:

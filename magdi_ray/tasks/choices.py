@@ -24,6 +24,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
+from magdi_ray.tasks.answers import spoken
+
 MAX_CLAUSE = 400
 """Characters of a box or statement that are read; keeps the reading linear in the text's length."""
 
@@ -123,21 +125,27 @@ def lettered(stem: str, options: Sequence[str]) -> str:
 @lru_cache(maxsize=4096)
 def options_of(text: str) -> tuple[str, ...]:
     """The options that a question's text ends with, "(A)" first, each on a line or all on one; () where it holds none."""
-    marks = list(_OPTION.finditer(text))
-    first = max((i for i, mark in enumerate(marks) if mark[1] == "A"), default=len(marks))
-    run = marks[first:]
-    if len(run) < 2 or [mark[1] for mark in run] != [chr(ord("A") + i) for i in range(len(run))]:
-        return ()
-    ends = [mark.start() for mark in run[1:]] + [len(text)]
+    run = _option_marks(text)
+    ends = [mark.start() for mark in run[1:]] + [len(text)] * bool(run)
     return tuple(text[mark.end() : end].strip() for mark, end in zip(run, ends, strict=True))
 
 
 def stem_of(text: str) -> str:
     """What stands before the options of a question's text."""
-    if not options_of(text):
+    if not (run := _option_marks(text)):
         return text.strip()
-    start = max(mark.start() for mark in _OPTION.finditer(text) if mark[1] == "A")
-    return re.sub(r"(?:\s*\b(?:answer\s+)?(?:choices|options)\s*:)?\s*\Z", "", text[:start], flags=re.IGNORECASE).strip()
+    stem = text[: run[0].start()]
+    return re.sub(r"(?:\s*\b(?:answer\s+)?(?:choices|options)\s*:)?\s*\Z", "", stem, flags=re.IGNORECASE).strip()
+
+
+def _option_marks(text: str) -> list[re.Match[str]]:
+    """The marks "(A)", "(B)", ... of the options. Those that open a line come first: the option "sulfur (S)" holds another."""
+    marks = list(_OPTION.finditer(text))
+    for held in ([mark for mark in marks if mark.start() == 0 or text[mark.start() - 1] == "\n"], marks):
+        run = held[max((i for i, mark in enumerate(held) if mark[1] == "A"), default=len(held)) :]
+        if len(run) > 1 and [mark[1] for mark in run] == [chr(ord("A") + i) for i in range(len(run))]:
+            return run
+    return []
 
 
 def read_letter(text: str, options: Sequence[str]) -> str | None:
@@ -147,12 +155,15 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     def named(clause: str) -> list[str]:
         return _letters_in(clause, allowed)
 
+    text = spoken(text)
     decided, answer = _stated(text, named)
     if decided:
         return answer
     lines = [line for line in text.splitlines() if line.strip()]
     if match := _ALONE.match(lines[-1]) if lines else None:
         return letter if (letter := match["b"].upper()) in allowed and (len(lines) == 1 or match["b"] == letter) else None
+    if lines and (letter := _answer_line(lines[-1], allowed)):
+        return letter
     if led := {_group(match) for line in lines if (match := _LEADING.match(line))}:
         return _leading(text, led, allowed)
     return _in_brief(text, allowed)
@@ -160,9 +171,12 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
 
 def read_yes_no(text: str) -> str | None:
     """ "yes" or "no", as a reply answers; None when it gives neither, or both."""
+    text = spoken(text)
     decided, answer = _stated(text, _yes_no_in)
     if decided:
         return answer
+    if word := normal_yes_no(text.strip(_MARKUP + "().!")):
+        return word
     opened = {found for match in _OPENING.finditer(text) if (found := _opening_word(text, match.end()))}
     return opened.pop() if len(opened) == 1 else None
 
@@ -236,6 +250,15 @@ def _stated(text: str, named: Callable[[str], list[str]]) -> tuple[bool, str | N
         if plain != clause and named(clause):
             return True, None
     return False, None
+
+
+def _answer_line(line: str, allowed: Mapping[str, str]) -> str | None:
+    """What a line "A: (C)" or "A: library" answers; None for "A: bank" where that is option A: then it may be one of a list."""
+    said = line.strip(_MARKUP).removeprefix("A:").strip(_MARKUP + ".") if line.strip(_MARKUP).startswith("A:") else ""
+    if (letter := normal_letter(said)) in allowed:
+        return letter
+    named = [other for other, option in allowed.items() if option and option.strip(".").lower() == said.lower()]
+    return named[0] if len(named) == 1 and named != ["A"] else None
 
 
 def _leading(text: str, led: set[str], allowed: Mapping[str, str]) -> str | None:
@@ -322,7 +345,9 @@ def _yes_no_in(clause: str) -> list[str]:
 
 def _opening_word(text: str, start: int) -> str | None:
     match = _YES_NO.match(text, start)
-    return None if match is None or _EITHER.match(text, start) else match.lastgroup
+    either = _EITHER.match(text, start)
+    undecided = either is not None and not re.search(r"[.!\n]", either[0])  # "Yes or no?", but not "Yes. No."
+    return None if match is None or undecided else match.lastgroup
 
 
 def _group(match: re.Match[str]) -> str:

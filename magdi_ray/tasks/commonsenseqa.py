@@ -18,13 +18,13 @@ A question's text holds its options, so that it can be asked on its own:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from magdi_ray.tasks.base import Question, Split
 from magdi_ray.tasks.choices import lettered
-from magdi_ray.tasks.lettered import Lettered
+from magdi_ray.tasks.lettered import Lettered, gold_letter, labelled_choices, stem_and_choices
 from magdi_ray.tasks.rows import named_question, row_text
 
 LETTERS = "ABCDE"
@@ -46,26 +46,10 @@ def read_row(row: Mapping[str, Any], split: Split) -> Question:
     """
     if "q_text" in row:
         return _ecqa(row, split)
-    held = row.get("question")
-    nested = held if isinstance(held, Mapping) else {"stem": held, "choices": row.get("choices")}
-    stem, options = row_text(nested, "stem"), _options(nested.get("choices"))
-    answer = row.get("answerKey")
-    gold = str(answer).strip() or None if answer is not None else None
-    if gold is not None and gold not in tuple(LETTERS):
-        raise ValueError(f'required one of the letters {LETTERS} under "answerKey"; found {answer!r}')
+    stem, choices = stem_and_choices(row)
+    labels, options = labelled_choices(choices, like=[LETTERS], fewest=len(LETTERS))
+    gold = gold_letter(row.get("answerKey"), labels, key="answerKey")
     return named_question("commonsenseqa", lettered(stem, options), gold, split, row.get("id"))
-
-
-def _options(choices: object) -> list[str]:
-    if isinstance(choices, Mapping):
-        labels, texts = choices.get("label"), choices.get("text")
-        pairs = list(zip(labels, texts, strict=False)) if isinstance(labels, Sequence) and isinstance(texts, Sequence) else []
-    else:
-        items = choices if isinstance(choices, Sequence) and not isinstance(choices, str) else []
-        pairs = [(item.get("label"), item.get("text")) for item in items if isinstance(item, Mapping)]
-    if [label for label, _ in pairs] != list(LETTERS):
-        raise ValueError(f'required "choices" labelled {LETTERS}; found {choices!r}')
-    return [row_text({"text": text}, "text") for _, text in pairs]
 
 
 def _ecqa(row: Mapping[str, Any], split: Split) -> Question:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magdi_ray.tasks.answers import clean, numbers, read_number, same_number
+from magdi_ray.tasks.answers import MAX_TRIED, clean, numbers, read_number, same_number
 from magdi_ray.tasks.base import Question, Split
 from magdi_ray.tasks.rows import named_question, row_text, written
 
@@ -66,7 +66,10 @@ class Gsm8k:
         nothing but a closing statement has no reasoning: "".
         """
         text = reply.strip()
-        while match := next((m for m in _closings(text) if _only_states(m[0])), None):
+        for _ in range(MAX_TRIED):
+            match = next((m for m in _closings(text) if _only_states(m[0])), None)
+            if match is None:
+                break
             text = text[: match.start()].rstrip()
         return text
 

@@ -9,21 +9,31 @@ from typing import Any, Literal
 
 from magdi_ray.config.sections import FileTask, TaskConfig, TinyTask
 from magdi_ray.errors import TaskError
-from magdi_ray.tasks import commonsenseqa, ecare, gsm8k, strategyqa
+from magdi_ray.tasks import aqua, arc, boolq, commonsenseqa, ecare, gsm8k, math, strategyqa, svamp
+from magdi_ray.tasks.aqua import Aqua
+from magdi_ray.tasks.arc import Arc
 from magdi_ray.tasks.base import Question, Split, Task
+from magdi_ray.tasks.boolq import BoolQ
 from magdi_ray.tasks.checks import Digests, digest_of, text_digest
 from magdi_ray.tasks.commonsenseqa import CommonsenseQa
 from magdi_ray.tasks.ecare import ECare
 from magdi_ray.tasks.gsm8k import Gsm8k
+from magdi_ray.tasks.math import Math
 from magdi_ray.tasks.source import Place, Row, read_rows
 from magdi_ray.tasks.strategyqa import StrategyQa
+from magdi_ray.tasks.svamp import Svamp
 from magdi_ray.tasks.tiny import Tiny
 from magdi_ray.tiny.world import questions
 
 TASKS: dict[str, Callable[[], Task]] = {
     "gsm8k": Gsm8k,
+    "math": Math,
     "strategyqa": StrategyQa,
     "commonsenseqa": CommonsenseQa,
+    "arc": Arc,
+    "boolq": BoolQ,
+    "svamp": Svamp,
+    "aqua": Aqua,
     "ecare": ECare,
     "tiny": Tiny,
 }
@@ -31,8 +41,13 @@ TASKS: dict[str, Callable[[], Task]] = {
 
 READERS: dict[str, Callable[[Mapping[str, Any], Split], Question]] = {
     "gsm8k": gsm8k.read_row,
+    "math": math.read_row,
     "strategyqa": strategyqa.read_row,
     "commonsenseqa": commonsenseqa.read_row,
+    "arc": arc.read_row,
+    "boolq": boolq.read_row,
+    "svamp": svamp.read_row,
+    "aqua": aqua.read_row,
     "ecare": ecare.read_row,
 }
 """How a row of a task's files becomes a question; a ValueError says what was required and found."""

@@ -1,8 +1,10 @@
 """Rows from anywhere: where each row of a question file stands, and what it holds. Knows nothing of tasks or questions.
 
-A source is a `.jsonl`, `.json` (one array), `.csv` or `.parquet` file, a directory written by `datasets.save_to_disk`, or the
-name of a Hugging Face dataset; of the last two a split may be named behind a colon (`tau/commonsense_qa:validation`). Three rows
-of a CSV file; a field in quotes may hold line breaks, and the third row is the one of line 5:
+A source is a `.jsonl`, `.json`, `.csv` or `.parquet` file, a directory written by `datasets.save_to_disk`, the name of a Hugging
+Face dataset, or a directory of `.json` files that each hold one row, as MATH is published. Of a saved directory and a hub dataset
+a split may be named behind a colon (`tau/commonsense_qa:validation`). A `.json` file holds an array of rows, an object of which
+exactly one value is a list of objects (`{"metadata": {...}, "examples": [...]}`), or lines of JSON. Three rows of a CSV file; a
+field in quotes may hold line breaks, and the third row is the one of line 5:
 
     id,question,answer
     q1,"Janet has 16 eggs
@@ -27,6 +29,8 @@ from magdi_ray.errors import ConfigError, TaskError
 ROWS_PER_BATCH = 1024
 HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?::[\w.-]+)?")
 EXCERPT = 80
+BLANKS = re.compile(r"\s*")
+DECODER = json.JSONDecoder()
 
 
 class Place(NamedTuple):
@@ -34,7 +38,7 @@ class Place(NamedTuple):
 
     source: str
     unit: str
-    """"line" where a person can look it up in an editor, else "row"."""
+    """"line" where a person can look it up in an editor, "file" where every file holds one, else "row"."""
     number: int
     """From 1; of a record over several lines, its first."""
 
@@ -61,6 +65,8 @@ def read_rows(source: str, *, split: str, subset: str | None = None) -> Iterator
         if suffix not in READERS:
             raise TaskError(f"{source}: a question file ends in one of {', '.join(READERS)}; found {suffix or 'no ending'!r}.")
         yield from _without_blank_end(_in_words(source, READERS[suffix](path)))
+    elif path.is_dir() and not is_saved(path) and any(path.rglob("*.json")):
+        yield from _folder(path)
     elif path.is_dir():
         yield from _from_dataset(source, _saved_dataset(path, source[len(local) + 1 :], split))
     elif suffix in READERS or not HUB_NAME.fullmatch(source):
@@ -73,6 +79,11 @@ def local_path(source: str) -> str:
     """The file or directory a source names, without the split behind it; what is not on this machine as it is."""
     directory, colon, _ = source.rpartition(":")
     return directory if colon and not Path(source).exists() and Path(directory).is_dir() else source
+
+
+def is_saved(directory: Path) -> bool:
+    """Whether a directory was written by `datasets.save_to_disk`."""
+    return any((directory / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _in_words(source: str, rows: Iterator[tuple[Place, Row]]) -> Iterator[tuple[Place, Row]]:
@@ -118,25 +129,59 @@ def _object(row: object) -> Row:
     return row if isinstance(row, dict) else ValueError(f"required a JSON object; found {repr(row)[:EXCERPT]}")
 
 
-def _json_array(path: Path) -> Iterator[tuple[Place, Row]]:
+def _json(path: Path) -> Iterator[tuple[Place, Row]]:
     text = path.read_text(encoding="utf-8-sig")
-    blank, decoder = re.compile(r"\s*"), json.JSONDecoder()
-    position, line, counted = blank.match(text).end(), 1, 0  # type: ignore[union-attr]
-    if position == len(text):
+    start = _past_blanks(text, 0)
+    if start == len(text):
         return
-    if text[position] != "[":
-        raise ValueError(f"{text[position : position + EXCERPT]!r} instead of a JSON array (name a file of JSON lines .jsonl)")
-    ends = "]"
-    position = blank.match(text, position + 1).end()  # type: ignore[union-attr]
-    while not text.startswith(ends, position):
-        row, end = decoder.raw_decode(text, position)
+    if text[start] == "{":
+        held, end = DECODER.raw_decode(text, start)
+        if (rest := _past_blanks(text, end)) < len(text):
+            if text[rest] != "{":
+                raise ValueError(f"{text[rest : rest + EXCERPT]!r} behind the object")
+            yield from _json_lines(path)
+            return
+        lists = [name for name, value in held.items() if value and isinstance(value, list) and all(map(_is_object, value))]
+        if len(lists) != 1:
+            found = f"an object with {len(lists)} lists of objects, {', '.join(held)[:EXCERPT]!r}"
+            raise ValueError(f"{found}, instead of a JSON array, an object with one, or lines of JSON")
+        start = _value_of(text, start, lists[0])
+    elif text[start] != "[":
+        raise ValueError(f"{text[start : start + EXCERPT]!r} instead of a JSON array")
+    yield from _json_array(path, text, start)
+
+
+def _json_array(path: Path, text: str, start: int) -> Iterator[tuple[Place, Row]]:
+    line, counted = 1, 0
+    position = _past_blanks(text, start + 1)
+    while not text.startswith("]", position):
+        row, end = DECODER.raw_decode(text, position)
         line, counted = line + text.count("\n", counted, position), position
         yield Place(str(path), "line", line), _object(row)
-        position = blank.match(text, end).end()  # type: ignore[union-attr]
+        position = _past_blanks(text, end)
         if text.startswith(",", position):
-            position = blank.match(text, position + 1).end()  # type: ignore[union-attr]
-        elif not text.startswith(ends, position):
+            position = _past_blanks(text, position + 1)
+        elif not text.startswith("]", position):
             raise ValueError(f"{text[position : position + EXCERPT]!r} where the array goes on or ends")
+
+
+def _value_of(text: str, start: int, name: str) -> int:
+    """Where the value of a name begins in an object that is known to be sound and begins at `start`."""
+    position = start
+    while True:
+        held, end = DECODER.raw_decode(text, _past_blanks(text, position + 1))
+        value = _past_blanks(text, _past_blanks(text, end) + 1)
+        if held == name and text[value] == "[":  # of a name that stands there twice, the last counts
+            return value
+        position = _past_blanks(text, DECODER.raw_decode(text, value)[1])
+
+
+def _past_blanks(text: str, position: int) -> int:
+    return BLANKS.match(text, position).end()  # type: ignore[union-attr]  # it matches anywhere, if only nothing
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _csv(path: Path) -> Iterator[tuple[Place, Row]]:
@@ -163,15 +208,36 @@ def _parquet(path: Path) -> Iterator[tuple[Place, Row]]:
 
     number = 0
     with pq.ParquetFile(path) as parquet:
+        names = _class_names((parquet.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         for batch in parquet.iter_batches(ROWS_PER_BATCH):
             for row in batch.to_pylist():
                 number += 1
-                yield Place(str(path), "row", number), row
+                yield Place(str(path), "row", number), _named(row, names)
+
+
+def _class_names(noted: bytes) -> dict[str, list[str]]:
+    """The names of each column of classes, as `datasets` notes them in a parquet file."""
+    features = json.loads(noted).get("info", {}).get("features", {})
+    return {column: held["names"] for column, held in features.items() if "names" in held}
+
+
+def _named(row: dict[str, Any], names: Mapping[str, list[str]]) -> dict[str, Any]:
+    """A row with classes by name in place of their numbers; -1, which is no class, is nothing."""
+    for column, held in names.items():
+        if isinstance(number := row.get(column), int):
+            row[column] = held[number] if number >= 0 else None
+    return row
+
+
+def _folder(directory: Path) -> Iterator[tuple[Place, Row]]:
+    files = sorted(directory.rglob("*.json"), key=lambda path: (path.parent, path.stem.zfill(20)))
+    for number, path in enumerate(files, start=1):
+        yield Place(str(path), "file", number), _json_row(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[Place, Row]]]] = {
     ".jsonl": _json_lines,
-    ".json": _json_array,
+    ".json": _json,
     ".csv": _csv,
     ".parquet": _parquet,
 }
@@ -188,10 +254,10 @@ def _datasets(source: str) -> Any:
 
 def _saved_dataset(directory: Path, named: str, split: str) -> Any:
     datasets = _datasets(str(directory))
-    if not any((directory / name).is_file() for name in ("state.json", "dataset_dict.json")):
+    if not is_saved(directory):
         raise TaskError(
-            f"{directory}: a question file or a directory written by datasets.save_to_disk is required, found a directory "
-            "without state.json and dataset_dict.json. Name one of its files."
+            f"{directory}: a question file, a directory written by datasets.save_to_disk or one of .json files is required, "
+            "found a directory without such files. Name one of its files."
         )
     try:
         found = datasets.load_from_disk(str(directory))
@@ -219,5 +285,6 @@ def _hub_dataset(source: str, subset: str | None, split: str) -> Any:
 
 
 def _from_dataset(source: str, dataset: Any) -> Iterator[tuple[Place, Row]]:
+    names = {column: held.names for column, held in dataset.features.items() if hasattr(held, "names")}
     for number, row in enumerate(dataset, start=1):
-        yield Place(source, "row", number), row
+        yield Place(source, "row", number), _named(row, names)

@@ -1,0 +1,195 @@
+"""The command line: one verb a stage, thin. Every command says what it does and shows an example."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from magdi_ray import __version__
+from magdi_ray.cli.evaluation import evaluate, report
+from magdi_ray.cli.graph import graph_app
+from magdi_ray.cli.options import ConfigFile, DefaultOut, Out, ResumeOption, RunDirectory, Set, open_run, option, out, run_until
+from magdi_ray.cli.tasks import tasks_app
+from magdi_ray.config import config_schema, dump_config, load_config
+from magdi_ray.distill.export.student import Dtype
+from magdi_ray.errors import MagdiError
+from magdi_ray.runs import Run
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+config_app = typer.Typer(no_args_is_help=True, help="Look at configurations.")
+tiny_app = typer.Typer(no_args_is_help=True, help="The bundled offline world of tiny real models.")
+app.add_typer(graph_app, name="graph")
+app.add_typer(config_app, name="config")
+app.add_typer(tasks_app, name="tasks")
+app.add_typer(tiny_app, name="tiny")
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Debates between language models, distilled into one small student.
+
+    Start with `magdi run configs/tiny.yaml`.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    out_: DefaultOut = None,
+    set_: Set = None,
+    resume: ResumeOption = "if_possible",
+    as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON: the headline figures.")] = False,
+) -> None:
+    """Run every stage that is missing: questions, debates, graphs, students, evaluation.
+
+    Example: magdi run configs/tiny.yaml --out runs/first --set distil.train.max_steps=300
+    """
+    from magdi_ray.evaluate.table import result_tables
+    from magdi_ray.pipeline import load_results, run_pipeline, summary
+
+    started = time.monotonic()
+    loaded, directory = open_run(config, out_, set_)
+    run_pipeline(loaded, directory, resume=resume)
+    out.print(result_tables(load_results(directory)))
+    out.print(f"run: {directory.root}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(summary(loaded, directory, seconds=time.monotonic() - started)))
+
+
+@app.command()
+def debate(config: ConfigFile, out_: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
+    """Run up to the debates. Example: magdi debate configs/tiny.yaml --out runs/first"""
+    run_until("debates", config, out_, set_, resume)
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    out_: DefaultOut = None,
+    set_: Set = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
+) -> None:
+    """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, memory and time of its distillation.
+
+    Sends nothing, writes nothing, needs neither keys nor GPUs.
+
+    Example: magdi plan configs/gsm8k-api.yaml --set debate.protocol.rounds=2
+    """
+    from magdi_ray.debate.view import plan_remarks, plan_table
+    from magdi_ray.distill.forecast.prospect import as_json as distil_json
+    from magdi_ray.distill.forecast.prospect import memory_table, recipe_table
+    from magdi_ray.planning import debate_figures, plan_run
+
+    loaded, directory = open_run(config, out_, set_)
+    made = plan_run(loaded, directory)
+    if as_json:
+        figures: dict[str, Any] = debate_figures(made.debate, made.paid) if made.debate else {}
+        print(json.dumps(figures | {"distil": distil_json(made.distil)}))
+        return
+    if made.debate is not None and loaded.debate is not None:
+        out.print(plan_table(made.debate, made.paid))
+        for remark in plan_remarks(made.debate, loaded.debate):
+            out.print(remark, soft_wrap=True)
+        out.print()
+    out.print(recipe_table(made.distil))
+    if (memory := memory_table(made.distil)) is not None:
+        out.print(memory)
+    for remark in made.distil.remarks:
+        out.print(remark, soft_wrap=True, markup=False)
+
+
+@app.command()
+def distill(config: ConfigFile, out_: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
+    """Run up to the distilled student. Example: magdi distill configs/tiny.yaml --out runs/first"""
+    run_until("student", config, out_, set_, resume)
+
+
+app.command()(evaluate)
+app.command()(report)
+
+
+@app.command()
+def serve(
+    run: RunDirectory,
+    student: Annotated[str | None, option(help="A recipe of the run; default: the product.")] = None,
+    host: Annotated[str | None, option(help="Default: serve.host of the run.")] = None,
+    port: Annotated[int | None, option(help="Default: serve.port of the run.")] = None,
+) -> None:
+    """Serve a run's student behind the OpenAI HTTP API until interrupted.
+
+    Example: magdi serve runs/tiny --port 8000
+    """
+    from magdi_ray.serving.run import serve_run
+
+    overrides = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
+    serve_run(Run(run), student=student, overrides=overrides)
+
+
+@app.command("export")
+def export_student(
+    run: RunDirectory,
+    out_: Annotated[Path, option("--out", help="Directory to write; it must not exist, or be empty.")],
+    student: Annotated[str | None, option(help="A recipe of the run; default: the product.")] = None,
+    merge: Annotated[bool, typer.Option(help="Add the adapter to its base's weights.")] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Of merged or full weights; auto keeps theirs.")] = "auto",
+    heads: Annotated[bool, typer.Option(help="Take the training heads along, in a file of their own.")] = False,
+    push: Annotated[str | None, option(help="Upload to this hub repository, org/name.")] = None,
+    private: Annotated[bool, typer.Option(help="The repository must be private.")] = False,
+) -> None:
+    """Write a run's student as a plain Hugging Face directory with a model card.
+
+    Example: magdi export runs/tiny --out student --merge
+    """
+    from magdi_ray.exporting import ExportOptions, export_run
+
+    options = ExportOptions(student, merge=merge, dtype=dtype, heads=heads, push=push, private=private)
+    done = export_run(Run(run), out_, options)
+    out.print(f"exported: {out_} ({done.form}, {done.dtype})", soft_wrap=True, markup=False)
+
+
+@config_app.command("schema")
+def show_schema() -> None:
+    """Print the JSON schema of a configuration. Example: magdi config schema > magdi.schema.json"""
+    print(json.dumps(config_schema(), indent=1))
+
+
+@config_app.command("show")
+def show_config(config: ConfigFile, set_: Set = None) -> None:
+    """Print a configuration with every default filled in. Example: magdi config show configs/tiny.yaml"""
+    print(dump_config(load_config(config, set_ or ())), end="")
+
+
+@tiny_app.command("build")
+def tiny_build(
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Root of every random draw.")] = 0,
+    quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; the models learn next to nothing.")] = False,
+) -> None:
+    """Train the three tiny teachers and the base student from nothing. Example: magdi tiny build --out models"""
+    from magdi_ray.progress import console
+    from magdi_ray.tiny.build import build
+
+    build(out, seed=seed, quick=quick, progress=lambda line: console.print(line, markup=False))
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: an error meant for a person is printed as one, and the exit code is 2."""
+    from magdi_ray.progress import console
+
+    try:
+        app(arguments, prog_name="magdi")
+    except MagdiError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]", end=" ")
+        console.print(str(error), markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("Interrupted. What is finished is kept; run the same command to go on.")
+        sys.exit(130)

@@ -1,0 +1,43 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from magdi_ray.config import RunConfig, load_config
+from magdi_ray.runs import Resume, Run
+
+out = Console(highlight=False)
+"""Where results go; progress and remarks go to `progress.console`."""
+
+
+def option(*names: str, **settings: Any) -> Any:
+    """An option whose default is said in its help, or is nothing."""
+    return typer.Option(*names, show_default=False, **settings)
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run; ready-made ones are in configs/.", show_default=False)]
+Out = Annotated[Path, option(help="The run directory.")]
+DefaultOut = Annotated[Path | None, option("--out", help="The run directory. Default: runs/NAME.")]
+Set = Annotated[list[str] | None, option("--set", help="Override a value: distil.train.max_steps=200. Repeatable.")]
+ResumeOption = Annotated[Resume, typer.Option("--resume", help="What to do with a run directory that is already in use.")]
+RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+
+
+def open_run(config: Path, directory: Path | None, overrides: list[str] | None) -> tuple[RunConfig, Run]:
+    """A configuration, and the directory of its run."""
+    loaded = load_config(config, overrides or ())
+    return loaded, Run(directory or Path("runs") / loaded.name)
+
+
+def run_until(stage: str, config: Path, directory: Path | None, overrides: list[str] | None, resume: Resume) -> None:
+    """Run what is missing up to a stage."""
+    from magdi_ray.pipeline import run_pipeline
+
+    loaded, opened = open_run(config, directory, overrides)
+    run_pipeline(loaded, opened, resume=resume, until=stage)
+    out.print(f"run: {opened.root}", soft_wrap=True)
