@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from magdi_ray.tasks.answers import clean, numbers
+from magdi_ray.tasks.answers import clean, numbers, spoken
 from magdi_ray.tasks.base import Question, Split
 from magdi_ray.tasks.choices import FEW_WORDS, closed_reasoning, lettered, options_of, read_letter
 from magdi_ray.tasks.lettered import Lettered, gold_letter
@@ -86,7 +86,7 @@ def _value(text: str) -> Fraction | None:
 
 def _stated(text: str) -> Fraction | None:
     """The number of the last statement, or of a reply of a few words; None where it names a letter, or leaves it open."""
-    text = clean(text)
+    text = clean(spoken(text))
     last = next(reversed(list(_STATED.finditer(text))), None)
     if last is None and len(text.split()) > FEW_WORDS:
         return None
