@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray import __version__
-from magdi_ray.config import RunConfig, recipes
+from magdi_ray.config import RecipeConfig, RunConfig, recipes
 from magdi_ray.distill.watch.steplog import Training, read_trainings
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.evaluate.answers import Answer, iter_answers
@@ -291,19 +291,28 @@ def facts(finished: Finished) -> Iterator[tuple[str, str]]:
     model = distil.student.model
     yield "student", public_name(model) if isinstance(model, str) else f"{model.architecture}, made from scratch"
     yield "tuning", distil.student.tuning.type
-    yield (
-        "recipes",
-        ", ".join(recipe.name + (" (the product)" if recipe.name == finished.product else "") for recipe in recipes(distil)),
-    )
+    for recipe in recipes(distil):
+        yield f"recipe {recipe.name}" + (" (the product)" if recipe.name == finished.product else ""), _recipe(recipe)
     yield "trainings of each recipe", str(distil.seeds)
     length = f"{distil.train.max_steps} steps" if distil.train.epochs is None else f"{distil.train.epochs} epochs"
-    yield "training", f"{length}, learning rate {distil.train.learning_rate:g}"
+    tokens = f"{distil.train.tokens_per_step} supervised tokens a step"
+    yield "training", f"{length}, {tokens}, learning rate {distil.train.learning_rate:g}"
     if (drawn := config.evaluate.self_consistency) is not None:
         yield "self-consistency", f"{drawn.samples} replies at temperature {drawn.temperature:g}"
     yield "seed", str(config.seed)
     manifest = finished.run.require("evaluation")
     yield "evaluated", manifest.finished
     yield "run", f"{config.name} {finished.run.identity}".strip()
+
+
+def _recipe(recipe: RecipeConfig) -> str:
+    """Its terms with their weights, and where it does not learn from every reply of every debater."""
+    terms = [
+        f"{term.weight:g} x {term.name}" + (f" ({kind})" if (kind := getattr(term, "embeddings", "")) else "")
+        for term in recipe.objectives
+    ]
+    chosen = recipe.nodes.model_dump(exclude_defaults=True) | recipe.labels.model_dump(exclude_defaults=True)
+    return " + ".join(terms) + "".join(f"; {name}: {value}" for name, value in chosen.items())
 
 
 def _model(engine: Any) -> str:

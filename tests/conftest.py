@@ -14,8 +14,20 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A training of seconds would spend most of them waiting: every checkpoint and the end are seen when Ray looks at its workers.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process for every training; nobody takes machines away here
 
 ROOT = Path(__file__).parent.parent
+LONGEST = (
+    *("test_debates.py", "test_pipeline.py", "test_faults.py", "test_train.py"),
+    *("test_zero.py", "test_pool.py", "test_dataset.py", "test_limiter.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: a file stays in one of several processes, and the others would wait for one that began last."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

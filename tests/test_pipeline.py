@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -29,12 +30,12 @@ pytestmark = pytest.mark.cluster
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
-    "task.train=80",
-    "task.test=24",
+    "task.train=48",
+    "task.test=16",
     "task.ood=0",
     "evaluate.splits=[test]",
     "distil.ablations=[]",
-    "distil.train.max_steps=20",
+    "distil.train.max_steps=12",
 )
 SMALL += ("distil.scaling={num_workers: 1}", "distil.checkpoints.every_steps=5")
 
@@ -50,9 +51,9 @@ def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tup
 def test_a_run_leaves_every_stage_complete(finished: tuple[RunConfig, Run, list[str]]) -> None:
     _, run, ran = finished
     assert ran == ["questions", "debates", "graphs", "student", "evaluation"]
-    assert run.require("debates").facts["debates"] == 104
+    assert run.require("debates").facts["debates"] == 64
     assert run.require("debates").facts["failed"] == 0
-    assert run.require("student").facts["steps"] == 20
+    assert run.require("student").facts["steps"] == 12
 
 
 def test_every_question_is_debated_once_and_edges_are_what_was_shown(finished: tuple[RunConfig, Run, list[str]]) -> None:
@@ -66,29 +67,45 @@ def test_every_question_is_debated_once_and_edges_are_what_was_shown(finished: t
 
 def test_the_evaluation_holds_every_system_on_the_same_questions(finished: tuple[RunConfig, Run, list[str]]) -> None:
     config, run, _ = finished
-    scores, differences = load_results(run)
-    assert {s.system: s.questions for s in scores} == dict.fromkeys(("base", "level2", "ada", "ben", "cleo", "vote"), 24)
-    assert {(d.system, d.reference) for d in differences} == {("level2", "base"), ("level2", "vote")}
+    data = load_results(run)
+    scores = [row for row in data["scores"] if row["method"] == "single"]
+    assert {row["system"]: row["questions"] for row in scores} == dict.fromkeys(
+        ("base", "level2", "ada", "ben", "cleo", "vote"), 16
+    )
+    plain = [row for row in data["differences"] if row["method"] == "single"]
+    assert {(row["system"], row["reference"]) for row in plain} == {("level2", "base"), ("level2", "vote")}
     figures = summary(config, run, seconds=1.0)
-    assert figures["best_teacher"] == max(s.accuracy for s in scores if s.system in ("ada", "ben", "cleo"))
+    assert figures["best_teacher"] == max(row["accuracy"] for row in scores if row["system"] in ("ada", "ben", "cleo"))
+    assert figures["token_ratio"] == pytest.approx(figures["tokens_debate"] / figures["tokens_student"], abs=0.01)
     assert figures["tokens_debate"] > 3 * figures["tokens_student"] > 0
+
+
+def test_several_replies_of_the_student_are_drawn_and_voted_on(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    _, run, _ = finished
+    answers = [answer for answer in read_answers(run.path("evaluation")) if answer.system == "level2"]
+    kinds = Counter(answer.method for answer in answers)
+    assert kinds == {"single": 16, "sample": 80, "majority": 16, "confidence": 16}
+    drawn = [answer.text for answer in answers if answer.method == "sample"]
+    assert len(set(drawn)) > 16  # they differ
+    rows = {row["method"]: row for row in load_results(run)["scores"] if row["system"] == "level2"}
+    assert rows["majority"]["tokens_out"] > 3 * rows["single"]["tokens_out"]
+
+
+def test_an_evaluation_that_is_repeated_asks_nothing_twice(finished: tuple[RunConfig, Run, list[str]]) -> None:
+    config, run, _ = finished
+    before = sum(path.stat().st_size for path in (run.root / "evaluation-replies").iterdir())
+    was = read_answers(run.path("evaluation"))
+    more = load_config(ROOT / "configs" / "tiny.yaml", [*SMALL, "evaluate.self_consistency.samples=4"])
+    assert run_pipeline(more, run) == ["evaluation"]
+    assert sum(path.stat().st_size for path in (run.root / "evaluation-replies").iterdir()) == before
+    single = {(a.system, a.question_id, a.text) for a in was if a.method == "single"}
+    assert {(a.system, a.question_id, a.text) for a in read_answers(run.path("evaluation")) if a.method == "single"} == single
+    assert run_pipeline(config, run) == ["evaluation"]  # as the other tests expect it
 
 
 def test_running_again_does_nothing(finished: tuple[RunConfig, Run, list[str]]) -> None:
     config, run, _ = finished
     assert run_pipeline(config, run) == []
-
-
-def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else(
-    finished: tuple[RunConfig, Run, list[str]],
-) -> None:
-    _, run, _ = finished
-    recipe = "distil.recipe={name: level2, objectives: [{name: next_token}, {name: contrast, weight: 0.5}]}"
-    changed = load_config(ROOT / "configs" / "tiny.yaml", [*SMALL, recipe])
-    assert run_pipeline(changed, run, until="student") == ["student"]
-    assert run.require("student").facts["resumed_at_step"] == 0
-    assert list((run.root / "superseded").glob("student-*/manifest.json"))
-    assert run_pipeline(changed, run) == ["evaluation"]
 
 
 def magdi(*arguments: str, out: Path | None = None) -> subprocess.Popen[bytes]:
@@ -115,25 +132,51 @@ def end_family(pids: list[int]) -> None:
         process.kill()
 
 
-def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(
-    finished: tuple[RunConfig, Run, list[str]], tmp_path: Path
-) -> None:
-    debated = shutil.ignore_patterns("student", "evaluation", "superseded", "metrics.jsonl", "run.lock")
-    shutil.copytree(finished[1].root, tmp_path / "run", ignore=debated)
-    overrides = [*SMALL, "distil.train.max_steps=80"]
-    arguments = ["distill", "configs/tiny.yaml", "--out", str(tmp_path / "run"), *(p for o in overrides for p in ("--set", o))]
-    run, first = Run(tmp_path / "run"), magdi(*arguments)
-    wait_for_step(run.metrics, 30, first)
-    family = [child.pid for child in psutil.Process(first.pid).children(recursive=True)]
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+class Changed(NamedTuple):
+    """A finished run that was given another objective and killed in the middle of the new distillation; then it was run again."""
+
+    run: Run
+    unfinished: bool
+    """Whether there was no student after the kill."""
+    ran: list[str]
+    """The stages that ran after it."""
+
+
+@pytest.fixture(scope="module")
+def changed(finished: tuple[RunConfig, Run, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Changed:
+    run = Run(tmp_path_factory.mktemp("changed") / "tiny")
+    shutil.copytree(finished[1].root, run.root, ignore=shutil.ignore_patterns("metrics.jsonl", "run.lock"))
+    recipe = "distil.recipe={name: level2, objectives: [{name: next_token}, {name: contrast, weight: 0.5}]}"
+    overrides = [*SMALL, recipe, "distil.train.max_steps=60"]
+    process = magdi("distill", "configs/tiny.yaml", "--out", str(run.root), *(p for o in overrides for p in ("--set", o)))
+    wait_for_step(run.metrics, 15, process)
+    family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     end_family(family)
-    debates = run.require("debates")
-    assert run.read_manifest("student") is None
-    assert magdi(*arguments).wait(timeout=280) == 0
-    assert run.require("debates") == debates
-    assert run.require("student").facts["resumed_at_step"] >= 20
-    assert run.require("student").facts["steps"] == 80
+    unfinished = run.read_manifest("student") is None
+    return Changed(run, unfinished, run_pipeline(load_config(ROOT / "configs" / "tiny.yaml", overrides), run))
+
+
+def test_a_changed_objective_runs_distillation_and_what_follows_and_nothing_else(
+    finished: tuple[RunConfig, Run, list[str]], changed: Changed
+) -> None:
+    run = changed.run
+    assert changed.ran == ["student", "evaluation"]
+    assert all(run.require(stage) == finished[1].require(stage) for stage in ("questions", "debates", "graphs"))
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines() if line.endswith("}")]
+    assert next(line["step"] for line in lines if line.get("event") == "start") == 0
+    assert list((run.root / "superseded").glob("student-*/manifest.json"))
+
+
+def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(
+    finished: tuple[RunConfig, Run, list[str]], changed: Changed
+) -> None:
+    run = changed.run
+    assert changed.unfinished
+    assert run.require("debates") == finished[1].require("debates")
+    assert run.require("student").facts["resumed_at_step"] >= 10
+    assert run.require("student").facts["steps"] == 60
     assert not list((run.root / "training").glob("*/step-*"))  # the student is safe
 
 
@@ -192,7 +235,9 @@ def test_recorded_debates_become_a_student_with_two_deepspeed_workers(
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setenv("MAGDI_DATA", str(data_dir))
-    config, run = load_config(ROOT / "configs" / "gsm8k-recorded.yaml", ["distil.train.epochs=2"]), Run(tmp_path / "run")
+    sets = ["distil.train.epochs=null", "distil.train.max_steps=12", "distil.train.tokens_per_step=2048"]
+    sets += ["distil.train.warmup_steps=2", "evaluate.sampling.max_tokens=16"]
+    config, run = load_config(ROOT / "configs" / "gsm8k-recorded.yaml", sets), Run(tmp_path / "run")
     run_pipeline(config, run)
     imported, graphs, student = (run.require(stage).facts for stage in ("debates", "graphs", "student"))
     assert (imported["debates"], imported["skipped"], graphs["graphs"], graphs["nodes"]) == (100, 0, 100, 600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from magdi_ray.config.distil import CheckpointConfig, DeepSpeedConfig, ScalingCo
 from magdi_ray.config.recipes import Interaction, RecipeConfig, resolve_recipe
 from magdi_ray.config.sections import FileTask
 from magdi_ray.distill.checkpoint.state import INDEX, is_whole
+from magdi_ray.distill.checkpoint.storage import step_name
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.train import distill
 from magdi_ray.graph.store import write_mags
@@ -33,7 +35,7 @@ from .conftest import Workbench, make_mag
 pytestmark = pytest.mark.cluster
 
 ANSWERS = (("18", "7", "18", "18", "18", "7"), ("18", "6", "6"))
-STEPS, EVERY = 40, 4
+STEPS, EVERY = 24, 4
 
 WHOLE_JOB = """
 import sys
@@ -43,7 +45,7 @@ from magdi_ray.config.distil import ScalingConfig
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.train import distill
 job, storage, temp = sys.argv[1:]
-with ray_session(num_cpus=4, temp_dir=temp):
+with ray_session(num_cpus=2, temp_dir=temp):
     distill(Job.model_validate_json(job), ScalingConfig(num_workers=2), storage=Path(storage))
 """
 
@@ -191,7 +193,7 @@ def test_a_killed_job_of_two_workers_is_continued_by_one(
             kill_everything(process)
     shutil.rmtree(temp, ignore_errors=True)
     newest = whole_checkpoints(storage)[-1]
-    half = shutil.copytree(newest, newest.with_name("step-00000039"))
+    half = shutil.copytree(newest, newest.with_name(step_name(STEPS - 1)))
     next(path for path in half.iterdir() if path.name != INDEX).write_bytes(b"cut off")
     facts = distill(make_job(tmp_path), ScalingConfig(num_workers=1), storage=storage)
     assert facts["workers"] == 1
@@ -200,18 +202,26 @@ def test_a_killed_job_of_two_workers_is_continued_by_one(
 
 
 def test_storage_that_fails_once_costs_nothing(make_job: Callable[..., Job], undisturbed: torch.Tensor, tmp_path: Path) -> None:
-    """The checkpoint's place is taken by a file until the training is seen to stand still before it. Storage is fsspec's."""
+    """A checkpoint's file is a pipe: its upload hangs until the training was seen to stand still, and then breaks."""
     job = make_job(tmp_path, storage=f"dir::file://{tmp_path / 'elsewhere'}")
-    place = tmp_path / "elsewhere" / f"{job.recipe.name}-{job.identity[:12]}" / f"step-{2 * EVERY:08d}"
+    elsewhere = Path(f"{tmp_path / 'elsewhere'}{tmp_path / 'elsewhere'}")  # fsspec's `dir` takes a path for one below itself
+    place = elsewhere / f"{job.recipe.name}-{job.identity[:12]}" / step_name(2 * EVERY)
+    pipe = tmp_path / "broken" / "rank-00000-00000.safetensors"
     place.parent.mkdir(parents=True)
-    place.touch()
+    pipe.parent.mkdir()
+    place.symlink_to(pipe.parent)  # a directory would be tidied away at the start
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     with ThreadPoolExecutor() as pool:
         training = pool.submit(distill, job, ScalingConfig(max_failures=0), storage=tmp_path / "storage")
-        wait_for(lambda: len(step_lines(tmp_path)) >= 2 * EVERY or training.done())
+        wait_for(lambda: select.select([reader], [], [], 0)[0] or training.done())
         time.sleep(0.5)
-        before = len(step_lines(tmp_path))
-        place.unlink()
+        before = [line["step"] for line in step_lines(tmp_path)]
+        pipe.unlink()
+        os.close(reader)
         facts = training.result()
-    assert before == 2 * EVERY  # no further step was done before the checkpoint was safe
+    assert before == list(range(2 * EVERY))  # no further step was done before the checkpoint was safe
+    assert is_whole(place)
     assert facts["resumed_at_step"] == 0
-    assert_as_undisturbed(tmp_path, tmp_path / "elsewhere", undisturbed)
+    assert [line["step"] for line in step_lines(tmp_path)] == list(range(STEPS))
+    assert_as_undisturbed(tmp_path, elsewhere, undisturbed)
