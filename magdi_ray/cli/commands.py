@@ -54,11 +54,13 @@ def run(
     """
     from magdi_ray.evaluate.table import result_tables
     from magdi_ray.pipeline import load_results, run_pipeline, summary
+    from magdi_ray.reporting import write_report
 
     started = time.monotonic()
     loaded, directory = open_run(config, out_, set_)
     run_pipeline(loaded, directory, resume=resume)
     out.print(result_tables(load_results(directory)))
+    out.print(f"report: {write_report([directory])}", soft_wrap=True, markup=False)
     out.print(f"run: {directory.root}", soft_wrap=True)
     if as_json:
         print(json.dumps(summary(loaded, directory, seconds=time.monotonic() - started)))

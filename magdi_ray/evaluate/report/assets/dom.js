@@ -1,0 +1,88 @@
+"use strict";
+/* Elements, made so that text stays text: nothing in this page is ever parsed as HTML. */
+const report = {};
+(() => {
+  const SVG = "http://www.w3.org/2000/svg";
+
+  function fill(node, attributes, children) {
+    for (const [name, value] of Object.entries(attributes ?? {})) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "style") Object.assign(node.style, value);
+      else node.setAttribute(name, value === true ? "" : String(value));
+    }
+    node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+    return node;
+  }
+
+  /** An HTML element; children are nodes or strings. */
+  const el = (name, attributes, ...children) => fill(document.createElement(name), attributes, children);
+  /** An SVG element. */
+  const svg = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
+
+  const tip = document.getElementById("tip");
+
+  /** Show lines of text beside a point of the window, or beside an element. */
+  function showTip(lines, at) {
+    tip.replaceChildren(...lines.map((line, i) => el(i ? "div" : "strong", {}, line)));
+    tip.hidden = false;
+    const box = at instanceof Element ? at.getBoundingClientRect() : null;
+    const x = box ? box.left + box.width / 2 : at.clientX;
+    const y = box ? box.bottom : at.clientY + 8;
+    const left = Math.max(8, Math.min(x + 12, document.documentElement.clientWidth - tip.offsetWidth - 8));
+    const below = y + 8 + tip.offsetHeight < window.innerHeight;
+    tip.style.left = `${left}px`;
+    tip.style.top = `${below ? y + 8 : Math.max(8, (box ? box.top : at.clientY) - tip.offsetHeight - 8)}px`;
+  }
+  const hideTip = () => {
+    tip.hidden = true;
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hideTip();
+  });
+  document.addEventListener("scroll", hideTip, { passive: true });
+
+  /** Attributes of a mark that tells its figures on hover and on focus. */
+  const telling = (lines) => ({
+    tabindex: 0,
+    role: "img",
+    "aria-label": lines.join(", "),
+    onpointerenter: (event) => showTip(lines, event),
+    onpointerleave: hideTip,
+    onfocus: (event) => {
+      if (event.target.matches(":focus-visible")) showTip(lines, event.target);
+    },
+    onblur: hideTip,
+  });
+
+  /** What a function makes for every run, side by side where there are several; null where no run has anything. */
+  function perRun(data, has, draw) {
+    const runs = data.runs.filter(has);
+    if (!runs.length) return null;
+    if (data.runs.length === 1) return draw(runs[0], "h3");
+    const blocks = runs.map((run) => el("div", { class: "run" }, el("h3", {}, run.label), draw(run, "h4")));
+    const missing = data.runs.filter((run) => !runs.includes(run)).map((run) => run.label);
+    return [
+      el("div", { class: "runs" }, blocks),
+      missing.length > 0 && el("p", { class: "note" }, `Nothing of this in ${missing.join(", ")}.`),
+    ];
+  }
+
+  /** A section of the page. */
+  const section = (id, title, lead, ...children) =>
+    el(
+      "section",
+      { id, "aria-labelledby": `${id}-title` },
+      el("h2", { id: `${id}-title` }, title),
+      lead && el("p", { class: "lead" }, lead),
+      children,
+    );
+
+  /** What went wrong, where it can be seen. */
+  const problem = (error) => el("p", { class: "problem", role: "alert" }, `This cannot be shown. ${error.message}`);
+
+  /** A closed drawer under a summary. */
+  const drawer = (summary, ...children) => el("details", {}, el("summary", {}, summary), children);
+
+  Object.assign(report, { el, svg, showTip, hideTip, telling, perRun, section, problem, drawer, sections: [] });
+})();
