@@ -159,9 +159,12 @@ def _check_workers(config: RunConfig) -> None:
             f"distil.scaling wants {workers} workers with a GPU each, but there are {gpus} GPUs. "
             "Lower num_workers, or set use_gpu: false."
         )
-    _check_pool("evaluate wants", [(config.evaluate.num_cpus, config.evaluate.num_gpus)], cpus, gpus)
+    # the operator that asks takes half a CPU
+    _check_pool("evaluate wants", [(config.evaluate.num_cpus + 0.5, config.evaluate.num_gpus)], cpus, gpus)
     for agent in (agent for agent in config.evaluate.agents if not isinstance(agent.engine, ApiEngine)):
-        _check_pool(f"evaluate.agents' {agent.name} wants", [(agent.replicas[1] * agent.num_cpus, agent.num_gpus)], cpus, gpus)
+        _check_pool(
+            f"evaluate.agents' {agent.name} wants", [(agent.replicas[1] * agent.num_cpus + 0.5, agent.num_gpus)], cpus, gpus
+        )
 
 
 def _check_teachers_fit(config: RunConfig) -> None:

@@ -38,6 +38,10 @@ BATCH = 64
 
 ROWS_PER_FILE = 4096
 
+OPERATOR_CPUS = 0.5
+READING_CPUS = 1.0
+"""What a task of Ray Data that reads or writes files reserves; with less to be had, nothing would ever be asked."""
+
 
 class Tally:
     """What a running evaluation came to, one for all workers: a Ray actor."""
@@ -176,7 +180,7 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> 
 
 
 def waves(candidates: Sequence[Candidate], resources: Mapping[str, float]) -> list[list[Candidate]]:
-    """Candidates that fit a cluster together, one CPU being left for reading and writing; at least one a wave.
+    """Candidates that fit a cluster together with the operator that asks them and its files; at least one a wave.
 
     Providers take no room: they are asked in the first wave.
     """
@@ -184,7 +188,7 @@ def waves(candidates: Sequence[Candidate], resources: Mapping[str, float]) -> li
     cpus = gpus = 0.0
     for one in (one for one in candidates if not one.remote):
         cpus, gpus = cpus + one.replicas[1] * one.num_cpus, gpus + one.replicas[1] * one.num_gpus
-        full = cpus > resources.get("CPU", 0.0) - 1.0 or gpus > resources.get("GPU", 0.0)
+        full = cpus > resources.get("CPU", 0.0) - OPERATOR_CPUS - READING_CPUS or gpus > resources.get("GPU", 0.0)
         if full and any(not held.remote for held in result[-1]):
             result.append([])
             cpus, gpus = one.replicas[1] * one.num_cpus, one.replicas[1] * one.num_gpus
@@ -253,7 +257,7 @@ def _stream(
             batch_size=BATCH,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
-            num_cpus=0.5,
+            num_cpus=OPERATOR_CPUS,
         )
     )
     answers.write_parquet(str(out), min_rows_per_file=ROWS_PER_FILE)

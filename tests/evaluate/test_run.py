@@ -28,7 +28,7 @@ def several(count: int, like: Candidate = LOCAL) -> list[Candidate]:
     return [replace(like, system=f"{like.system}{i}") for i in range(count)]
 
 
-@pytest.mark.parametrize(("cpus", "sizes"), [(4.0, [6, 1]), (2.0, [2, 2, 2, 1]), (0.5, [1] * 7)])
+@pytest.mark.parametrize(("cpus", "sizes"), [(4.0, [5, 2]), (2.5, [2, 2, 2, 1]), (0.5, [1] * 7)])
 def test_local_models_answer_in_waves_that_fit_the_cluster(cpus: float, sizes: list[int]) -> None:
     assert [len(wave) for wave in waves(several(7), {"CPU": cpus})] == sizes
 
@@ -40,7 +40,7 @@ def test_gpus_bound_a_wave_too_and_a_copy_takes_its_own_room() -> None:
 
 
 def test_providers_take_no_room() -> None:
-    assert [len(wave) for wave in waves([*several(3, REMOTE), *several(2)], {"CPU": 1.5})] == [4, 1]
+    assert [len(wave) for wave in waves([*several(3, REMOTE), *several(2)], {"CPU": 2.0})] == [4, 1]
     assert waves(several(2, REMOTE), {}) == [several(2, REMOTE)]
 
 
