@@ -191,3 +191,22 @@ def test_recorded_debates_are_imported_shown_and_counted(
 
 def test_an_attention_path_that_needs_a_gpu_is_refused_without_one(refused: Refused, tmp_path: Path) -> None:
     assert "needs a GPU" in refused("run", TINY, "--out", tmp_path, "--set", "distil.student.packing=flex")
+
+
+@pytest.mark.parametrize("options", [("--student", "level1"), ("--limit", 5), ("--chat-template",), ("--endpoint", "http://x/v1")])
+def test_options_of_the_harness_are_refused_without_it(refused: Refused, tmp_path: Path, options: tuple[object, ...]) -> None:
+    assert "belong to --lm-eval TASKS" in refused("evaluate", TINY, "--out", tmp_path, *options)
+
+
+def test_the_harness_takes_a_finished_run_as_it_is(refused: Refused, tmp_path: Path) -> None:
+    assert "leave out --set and --resume" in refused("evaluate", TINY, "--out", tmp_path, "--lm-eval", "x", "--set", "seed=1")
+
+
+def test_a_report_of_what_is_no_run_says_what_is_required(refused: Refused, tmp_path: Path) -> None:
+    said = refused("report", tmp_path)
+    assert f"{tmp_path} is no run directory" in said
+
+
+def test_a_task_that_is_evaluated_besides_is_looked_at_before_anything_runs(refused: Refused, tmp_path: Path) -> None:
+    said = refused("run", TINY, "--out", tmp_path, "--set", "evaluate.tasks=[{name: svamp, test_path: /nowhere/SVAMP.json}]")
+    assert "/nowhere/SVAMP.json" in said
