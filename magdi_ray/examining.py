@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from magdi_ray.agents.base import Sampling
 from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, TransformersEngine
 from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
+from magdi_ray.debate.store import failed_ids
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, VOTE, Answer, Method, debate_answers, iter_answers, write_answers
 from magdi_ray.evaluate.consistency import both_votes
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, write_asked
-from magdi_ray.evaluate.metrics import differences, grouped, scores
+from magdi_ray.evaluate.metrics import Key, differences, grouped, scores
 from magdi_ray.graph.store import iter_mags
 from magdi_ray.runs import Run, file_hash
 from magdi_ray.stages import Facts, base_model, payer, student_stage
@@ -47,13 +50,20 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     seconds = run_answers(exam, questions=asked, rows=rows, out=directory / "answers")
     mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in splits)
     task = load_task(config.task)
-    write_answers(directory / "debates.parquet", debate_answers(papers[0].questions, mags, task, prices=prices(config)))
-    answers = list(iter_answers(directory / "answers"))
-    write_answers(directory / "votes.parquet", self_consistent(papers, answers))
-    metrics = measure(config, papers, list(iter_answers(directory)), seconds)
+    held = debate_answers(papers[0].questions, mags, task, failures=failed_debates(run), prices=prices(config))
+    write_answers(directory / "debates.parquet", held)
+    drawn = (answer for answer in iter_answers(directory / "answers", texts=False) if answer.method == "sample")
+    write_answers(directory / "votes.parquet", self_consistent(papers, drawn))
+    answers = [answer for answer in iter_answers(directory, texts=False) if answer.method != "sample"]
+    metrics = measure(config, papers, answers, seconds)
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     left_out = len(held_out) - len(papers[0].questions)
     return {"questions": rows, "without gold, left out": left_out, "systems": len({row["system"] for row in metrics["scores"]})}
+
+
+def failed_debates(run: Run) -> set[str]:
+    """The questions whose debate failed; graphs that came finished have none."""
+    return failed_ids(run.path("debates")) if run.read_manifest("debates") else set()
 
 
 def with_gold(questions: Iterable[Question]) -> tuple[Question, ...]:
@@ -138,7 +148,7 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
             system=system,
             seed=number,
             engine=engine,
-            identity=f"{Path(model).name}@{file_hash(resolve_model(model))[:16]}-{settings.dtype}",
+            identity=weights_identity(model, settings.dtype),
             sampling=settings.sampling,
             **_drawn(settings, settings.sampling if sampled else None),
             price=settings.price,
@@ -147,16 +157,26 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
         )
 
 
+def weights_identity(model: str, dtype: str) -> str:
+    """What tells weights apart: their content, wherever they are; of a hub model its whole name."""
+    content = file_hash(resolve_model(model))
+    return f"{Path(model).name}@{content[:16]}-{dtype}" if content else f"{model}-{dtype}"
+
+
 def others(config: RunConfig) -> Iterator[Candidate]:
     """Further systems."""
     from magdi_ray.debate.operator import identity
 
+    seen = Counter[tuple[str, Sampling]]()
     for agent in config.evaluate.agents:
         fingerprint = "".join(map(file_hash, model_directories(agent.engine.files())))
+        name = identity(agent, fingerprint)
+        seen[name, agent.sampling] += 1
         yield Candidate(
             system=agent.name,
             engine=agent.engine,
-            identity=identity(agent, fingerprint),
+            identity=name,
+            twin=seen[name, agent.sampling] - 1,
             sampling=agent.sampling,
             **_drawn(config.evaluate, agent.sampling if _is_sampled(config.evaluate, "all") else None),
             price=price_of(agent.engine),
@@ -172,7 +192,7 @@ def _is_sampled(settings: EvaluateConfig, kind: str) -> bool:
     return settings.self_consistency is not None and order.index(kind) <= order.index(settings.self_consistency.systems)
 
 
-def _drawn(settings: EvaluateConfig, sampling: Any) -> dict[str, Any]:
+def _drawn(settings: EvaluateConfig, sampling: Sampling | None) -> dict[str, Any]:
     several = settings.self_consistency
     if several is None or sampling is None:
         return {}
@@ -186,8 +206,8 @@ def price_of(engine: EngineConfig) -> Price | None:
 
 
 def prices(config: RunConfig) -> dict[str, Price | None]:
-    """Of the debating agents."""
-    agents: Sequence[AgentConfig] = config.debate.agents if config.debate else ()
+    """Of the debating agents, and of further systems."""
+    agents: Sequence[AgentConfig] = (*(config.debate.agents if config.debate else ()), *config.evaluate.agents)
     return {agent.name: price_of(agent.engine) for agent in agents}
 
 
@@ -203,7 +223,7 @@ def self_consistent(papers: Sequence[Paper], answers: Iterable[Answer]) -> Itera
         yield from both_votes(tasks[task], replies, golds[task, question])
 
 
-def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer], seconds: dict[str, float]) -> Facts:
+def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer], seconds: Mapping[Key, float]) -> Facts:
     """Scores and paired differences, as plain data: what `evaluation/metrics.json` holds."""
     systems = describe(config, dict.fromkeys(answer.system for answer in answers))
     place = {system["name"]: number for number, system in enumerate(systems)}
@@ -217,7 +237,6 @@ def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer
         "systems": systems,
         "scores": [asdict(score) for score in scores(ranked, seconds=seconds)],
         "differences": [asdict(item) for item in differences(grouped(ranked), comparisons(config))],
-        "seconds": seconds,
     }
 
 

@@ -84,7 +84,8 @@ def plan(config: RunConfig) -> list[Stage]:
             own = shaped | ({"number": number} if number else {})
             result.append(Stage(students[-1], own, ("graphs", *base), make, needs_ray=True, beside=True, tidy=tidy))
     inputs = ("questions", "graphs", *base, *students)
-    shaped = {"evaluate": config.evaluate, "files": examining.asked_files(config), "seed": config.seed}
+    prices = examining.prices(config)  # no part of what is asked, but of what is measured
+    shaped = {"evaluate": config.evaluate, "files": examining.asked_files(config), "seed": config.seed, "prices": prices}
     result.append(Stage("evaluation", shaped, inputs, examining.make_evaluation, needs_ray=True))
     return result
 

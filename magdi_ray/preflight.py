@@ -55,11 +55,12 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
         checks += [lambda: _check_student(config), lambda: _check_workers(config), *learning_checks(config, keys=keys)]
         checks += [lambda: check_asked(config, (q for q in all_questions(config) if q.split == "train"))]
         checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.evaluate.agents]  # type: ignore[misc]
+        checks += [lambda: _check_store(config.evaluate.replies)] if keys else []
     if config.debate is not None:
         protocol, names = config.debate.protocol, [agent.name for agent in config.debate.agents]
         checks.append(lambda: rehearse(load_protocol(protocol, load_task(config.task)), names))
         if keys:  # opening a store makes its directory, which only a run may do
-            checks.append(lambda: _check_store(config))
+            checks.append(lambda: _check_store(config.debate.replies if config.debate else None))
         checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.debate.agents]  # type: ignore[misc]
     for check in checks:
         try:
@@ -84,12 +85,12 @@ def _check_questions(config: RunConfig) -> None:
             )
 
 
-def _check_store(config: RunConfig) -> None:
+def _check_store(replies: str | None) -> None:
     """A reply store outside of the run directory can be opened."""
     from magdi_ray.agents.segments import open_segments
 
-    if config.debate is not None and config.debate.replies is not None:
-        open_segments(config.debate.replies).close()
+    if replies is not None:
+        open_segments(replies).close()
 
 
 def _check_graphs(run: Run) -> None:

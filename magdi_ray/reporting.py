@@ -366,13 +366,13 @@ def cost(finished: Finished, answers: Iterable[Answer]) -> Iterator[Row]:
         if (manifest := run.read_manifest(stage)) is not None:
             yield {"stage": title, **_spent(config, stage, manifest.facts), "seconds": manifest.seconds}
     asked = [answer for answer in answers if finished.kinds.get(answer.system) not in FROM_DEBATES and answer.method in REPLIES]
-    paid = [answer.usd for answer in asked if answer.usd is not None]
+    paid = [answer.usd for answer in asked if finished.kinds.get(answer.system) == "engine"]
     yield {
         "stage": "evaluation",
         "what": f"{len(asked)} replies of {len({answer.system for answer in asked})} systems",
         "tokens_in": sum(answer.tokens_in for answer in asked) or None,
         "tokens_out": sum(answer.tokens_out for answer in asked) or None,
-        "usd": sum(paid) if asked and len(paid) == len(asked) else None,
+        "usd": None if not paid or None in paid else sum(filter(None, paid)),
         "seconds": run.require("evaluation").seconds,
     }
 

@@ -9,11 +9,23 @@ from typing import Any
 import pytest
 
 from magdi_ray.config import RunConfig, load_config
+from magdi_ray.config.base import content_hash
 from magdi_ray.config.engines import Price
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import Answer
 from magdi_ray.evaluate.exam import Paper
-from magdi_ray.examining import check_asked, comparisons, describe, examination, measure, prices, self_consistent
+from magdi_ray.evaluate.metrics import Key
+from magdi_ray.examining import (
+    check_asked,
+    comparisons,
+    describe,
+    examination,
+    measure,
+    prices,
+    self_consistent,
+    weights_identity,
+)
+from magdi_ray.pipeline import plan
 from magdi_ray.runs import Run
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import load_questions
@@ -104,7 +116,8 @@ def test_the_votes_over_drawn_replies_are_taken_question_by_question_and_seed_by
 
 
 def measured(*answers: Answer, **seconds: float) -> dict[str, Any]:
-    return measure(tiny(), [Paper(tiny().task, "in", QUESTIONS)], answers, seconds)
+    times = {Key("tiny", "test", system): value for system, value in seconds.items()}
+    return measure(tiny(), [Paper(tiny().task, "in", QUESTIONS)], answers, times)
 
 
 def test_what_is_measured_says_what_was_asked_and_how_long_a_reply_takes() -> None:
@@ -120,6 +133,34 @@ def test_a_teacher_costs_what_its_provider_charges_and_a_local_one_is_not_priced
     local = "{name: ada, engine: {type: transformers, model: 'pkg://magdi_ray/tiny/models/ada'}}"
     found = prices(tiny(f"debate.agents=[{api}, {local}]"))
     assert found == {"gpt": Price(input=1.0, output=2.0), "ada": None}
+
+
+def test_a_price_that_is_given_later_is_measured_anew_and_nothing_else_runs_again() -> None:
+    def hashes(config: RunConfig) -> dict[str, str]:
+        return {stage.name: content_hash(stage.shaped_by) for stage in plan(config)}
+
+    before, after = hashes(tiny(GPT.replace(", price: {input: 1.0, output: 2.0}", ""))), hashes(tiny(GPT))
+    assert {name for name in before if before[name] != after[name]} == {"evaluation"}
+
+
+def test_hub_models_are_told_apart_by_their_whole_name() -> None:
+    assert weights_identity("one/model-1b", "float32") != weights_identity("two/model-1b", "float32")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("evaluate.tasks=[{name: gsm8k, test_path: test.jsonl, limit: 5}]", "only asked: test_path and test_limit"),
+        (
+            "evaluate.agents=[{name: a, engine: {type: api, model: m}}, "
+            "{name: b, engine: {type: api, model: m, limits: {rpm: 5}}}]",
+            "must state the same limits",
+        ),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(setting: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        tiny(setting)
 
 
 def test_a_further_task_of_which_the_student_learns_a_question_is_refused(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ This module knows nothing of the stages; they are handed their section. A knob e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -89,6 +90,14 @@ class AgentConfig(Section):
         return self
 
 
+def check_limits(agents: Sequence[AgentConfig]) -> None:
+    """Refuse two sets of limits of one provider: agents of one provider share a limiter."""
+    stated: dict[str, Limits] = {}
+    for engine in (agent.engine for agent in agents):
+        if isinstance(engine, ApiEngine) and stated.setdefault(engine.provider, engine.limits) != engine.limits:
+            raise ValueError(f"agents of {engine.base_url} share one limiter and must state the same limits")
+
+
 class EstimateConfig(Section):
     """What `magdi plan` assumes where nothing has been measured yet. The defaults come from recorded GSM8K debates."""
 
@@ -144,10 +153,7 @@ class DebateConfig(Section):
 
     @model_validator(mode="after")
     def _one_limit_a_provider(self) -> DebateConfig:
-        stated: dict[str, Limits] = {}
-        for engine in (agent.engine for agent in self.agents):
-            if isinstance(engine, ApiEngine) and stated.setdefault(engine.provider, engine.limits) != engine.limits:
-                raise ValueError(f"agents of {engine.base_url} share one limiter and must state the same limits")
+        check_limits(self.agents)
         return self
 
     @model_validator(mode="after")
@@ -230,6 +236,20 @@ class EvaluateConfig(Section):
         for task in self.tasks:
             if isinstance(task, FileTask) and task.test_path is None:
                 raise ValueError(f"evaluate.tasks: {task.name} needs a test_path, the file whose questions are asked")
+            if isinstance(task, FileTask) and (task.path or task.limit):
+                raise ValueError(f"evaluate.tasks: {task.name} is only asked: test_path and test_limit, not path and limit")
+        return self
+
+    @model_validator(mode="after")
+    def _agents_can_be_asked(self) -> EvaluateConfig:
+        check_limits(self.agents)
+        several = self.self_consistency
+        for agent in self.agents:
+            if several and several.systems == "all" and getattr(agent.engine, "batching", None) == "continuous":
+                raise ValueError(
+                    f"self_consistency.systems: all draws replies of {agent.name} too, but its engine.batching: continuous "
+                    "decodes greedily; use batching: dynamic, or systems: students"
+                )
         return self
 
 

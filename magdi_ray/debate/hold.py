@@ -87,6 +87,6 @@ async def _reply(protocol: DebateProtocol, question: Question, ask: Ask, seat: S
     if reply.finish_reason == "length" and not reply.text.strip():
         return reply  # it thought up to its bound, and would do so again
     try:
-        return merge_repair(reply, await seat.teacher.generate(repair_messages(ask, reply), sampling, sample=sample))
+        return merge_repair(reply, await seat.teacher.generate(repair_messages(ask.messages, reply), sampling, sample=sample))
     except (Rejected, Refused, Empty):
         return reply  # an unread reply is worth more than none

@@ -139,14 +139,14 @@ def _stated_share(written: str) -> float | None:
     return split_confidence(f"Confidence: {written}").confidence
 
 
-def repair_messages(ask: Ask, reply: Reply) -> tuple[Message, ...]:
-    """The conversation in which an agent whose reply could not be read is asked once more.
+def repair_messages(messages: Sequence[Message], reply: Reply) -> tuple[Message, ...]:
+    """The conversation in which an agent whose reply to some messages could not be read is asked once more.
 
     An empty reply is not quoted (providers refuse empty messages): the request then ends the message it answered.
     """
     if reply.text.strip():
-        return (*ask.messages, Message("assistant", reply.text), Message("user", REPAIR))
-    *earlier, last = ask.messages
+        return (*messages, Message("assistant", reply.text), Message("user", REPAIR))
+    *earlier, last = messages
     return (*earlier, replace(last, content=f"{last.content}\n\n{REPAIR}"))
 
 

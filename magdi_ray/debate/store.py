@@ -94,6 +94,12 @@ def write_debates(path: Path, debates: Iterable[Debate]) -> None:
     pq.write_table(to_table(debates), path, compression="zstd")
 
 
+def failed_ids(directory: Path) -> set[str]:
+    """The questions of a stage directory whose debate failed."""
+    tables = (pq.read_table(path, columns=["question_id", "error"]) for path in sorted(directory.glob("*.parquet")))
+    return {row["question_id"] for table in tables for row in table.to_pylist() if row["error"] is not None}
+
+
 def read_debates(directory: Path) -> Iterator[Debate]:
     """The debates of a stage directory, one row group in memory at a time."""
     for path in sorted(directory.glob("*.parquet")):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -102,14 +102,19 @@ def failed(question: Question, *, system: str, error: str, task: str = "") -> An
 
 
 def debate_answers(
-    questions: Sequence[Question], mags: Iterable[Mag], task: Task, *, prices: Mapping[str, Price | None] | None = None
+    questions: Sequence[Question],
+    mags: Iterable[Mag],
+    task: Task,
+    *,
+    failures: Container[str] = (),
+    prices: Mapping[str, Price | None] | None = None,
 ) -> Iterator[Answer]:
     """Every teacher alone (its first reply of round 0) and the debate's vote, read off the graphs of held-out questions.
 
     Critics and judges, who never answer alone, are no systems of their own. `prices`: what each agent's tokens cost.
 
-    A question whose debate failed is wrong for all of them, as a question without a reply is for a student; questions of a
-    split that was never debated are left out.
+    `failures`: ids of questions whose debate failed. They are wrong for all of them, as a question without a reply is for a
+    student; a question that was never debated has no row.
     """
     missing = {question.id: question for question in questions}
     alone: dict[str, dict[str, None]] = {}
@@ -122,7 +127,7 @@ def debate_answers(
         for agent, node in sorted(first.items(), key=lambda item: mag.agents.index(item[0])):
             yield _said(question, agent, node.text, node.answer, [node], task, prices or {}, node.confidence)
         yield _said(question, VOTE, "", mag.answer, mag.nodes, task, prices or {}, mag.agreement)
-    for question in missing.values():
+    for question in (question for question in missing.values() if question.id in failures):
         systems = (*alone[question.split], VOTE) if question.split in alone else ()
         for system in systems:
             yield failed(question, system=system, error="DebateError: the debate failed", task=task.name)
@@ -160,17 +165,18 @@ def write_answers(path: Path, answers: Iterable[Answer]) -> None:
     pq.write_table(table, path, compression="zstd")
 
 
-def iter_answers(directory: Path) -> Iterator[Answer]:
+def iter_answers(directory: Path, *, texts: bool = True) -> Iterator[Answer]:
     """The rows of an evaluation directory, file by file; files of anything else than answers are passed over.
 
-    Files from before a column was added are read too.
+    Files from before a column was added are read too. Without `texts` the replies' texts, most of their memory, are left out.
     """
     for path in sorted(directory.rglob("*.parquet")):
         with pq.ParquetFile(path) as parquet:
             if "question_id" not in parquet.schema_arrow.names:
                 continue
-            for batch in parquet.iter_batches():
-                yield from (Answer(**row) for row in batch.to_pylist())
+            names = [name for name in parquet.schema_arrow.names if texts or name != "text"]
+            for batch in parquet.iter_batches(columns=names):
+                yield from (Answer(**({"text": ""} | row)) for row in batch.to_pylist())
 
 
 def read_answers(directory: Path) -> list[Answer]:

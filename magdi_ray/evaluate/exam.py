@@ -57,6 +57,8 @@ class Candidate:
     """How replies for self-consistency are drawn; None draws none."""
     samples: int = 0
     price: Price | None = None
+    twin: int = 0
+    """How many candidates before it have the same identity and sampling."""
     replicas: tuple[int, int] = (1, 1)
     num_cpus: float = 1.0
     num_gpus: float = 0.0

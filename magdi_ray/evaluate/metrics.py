@@ -31,10 +31,10 @@ class Score:
     low: float
     high: float
     """Wilson score interval; over several seeds that of `crossed`, unless all of them answered alike."""
-    unanswered: int
-    """Replies in which no answer could be read."""
-    errors: int
-    """Questions on which the system gave no reply; they count as wrong."""
+    unanswered: float
+    """Replies in which no answer could be read; over several seeds, their mean."""
+    errors: float
+    """Questions on which the system gave no reply, which count as wrong; over several seeds, their mean."""
     tokens_out: float
     """Mean tokens generated a question."""
     tokens_in: float
@@ -47,7 +47,7 @@ class Score:
     sd: float | None = None
     """Standard deviation of the accuracy between seeds; None for one seed."""
     seconds: float | None = None
-    """Mean time a reply takes; None where nobody measured it."""
+    """Mean time a single reply takes; None where nobody measured it."""
     usd: float | None = None
     """Mean cost of a question; None where a price is unknown."""
 
@@ -154,8 +154,8 @@ def score(answers: Sequence[Answer], *, seconds: float | None = None) -> Score:
         accuracy=right / count,
         low=low,
         high=high,
-        unanswered=sum(answer.answer is None and answer.error is None for answer in answers),
-        errors=sum(answer.error is not None for answer in answers),
+        unanswered=sum(answer.answer is None and answer.error is None for answer in answers) / seeds,
+        errors=sum(answer.error is not None for answer in answers) / seeds,
         tokens_out=sum(answer.tokens_out for answer in answers) / count,
         tokens_in=sum(answer.tokens_in for answer in answers) / count,
         task=answers[0].task,
@@ -168,17 +168,16 @@ def score(answers: Sequence[Answer], *, seconds: float | None = None) -> Score:
     )
 
 
-def scores(answers: Iterable[Answer], *, seconds: Mapping[str, float] | None = None) -> list[Score]:
-    """Scores of every system on every split, in order of first appearance. `seconds`: of a single reply, by system."""
-    measured = seconds or {}
-    return [
-        score(group, seconds=measured.get(key.system) if key.method == "single" else None)
-        for key, group in grouped(answers).items()
-    ]
+def scores(answers: Iterable[Answer], *, seconds: Mapping[Key, float] | None = None) -> list[Score]:
+    """Scores of every system on every split, in order of first appearance. `seconds`: what a reply takes."""
+    return [score(group, seconds=(seconds or {}).get(key)) for key, group in grouped(answers).items()]
 
 
 def difference(system: Sequence[Answer], reference: Sequence[Answer]) -> Difference:
     """Paired difference over the questions both answered, seed by seed where both have several.
+
+    Beside several seeds a single training, like a system without seeds, is taken as it is. Two ways of asking one system are
+    compared training by training.
 
     The interval for one seed is Agresti and Min's (2005): half a question is added to each of the four cells of the 2 x 2 table,
     which keeps the coverage of the simple interval honest for small samples.
@@ -186,7 +185,7 @@ def difference(system: Sequence[Answer], reference: Sequence[Answer]) -> Differe
     Raises:
         ValueError: the systems share no question.
     """
-    if system[0].system == reference[0].system:
+    if system[0].system == reference[0].system and system[0].method != reference[0].method:
         shared = {answer.seed for answer in system} & {answer.seed for answer in reference}
         system, reference = ([answer for answer in side if answer.seed in shared] for side in (system, reference))
     mine_ids, mine_SQ = _matrix(system)

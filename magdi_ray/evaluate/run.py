@@ -11,7 +11,7 @@ import os
 import socket
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,15 +20,17 @@ from typing import Any
 import pyarrow as pa
 
 from magdi_ray.agents.api import ApiAgent
-from magdi_ray.agents.base import Engine, Message, Reply, Sampling, derive_seed
+from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
 from magdi_ray.agents.limiter import LimiterClient, start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.agents.store import ReplyStore, StoredEngine
 from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.engines import ApiEngine
+from magdi_ray.debate.reading import merge_repair, repair_messages
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answers, judge
 from magdi_ray.evaluate.exam import Candidate, Examination, asked, read_asked
+from magdi_ray.evaluate.metrics import Key
 from magdi_ray.progress import Progress, polled
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
@@ -38,57 +40,43 @@ BATCH = 64
 
 ROWS_PER_FILE = 4096
 
+SAMPLES = 1_000_000
+"""More than are ever drawn of one system: twins, who would be asked the very same, get replies of their own."""
+
 OPERATOR_CPUS = 0.5
 READING_CPUS = 1.0
 """What a task of Ray Data that reads or writes files reserves; with less to be had, nothing would ever be asked."""
 
 
 class Tally:
-    """What a running evaluation came to, one for all workers: a Ray actor."""
+    """Answers counted as they come, over all workers: a Ray actor."""
 
     def __init__(self) -> None:
         self.answers = 0
-        self.calls: Counter[str] = Counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
 
-    def add(self, answers: int, times: Mapping[str, Sequence[float]]) -> None:
-        """Count answers, and the calls of each system that were timed."""
+    def add(self, answers: int) -> None:
+        """Count some answers."""
         self.answers += answers
-        for system, found in times.items():
-            self.calls[system] += len(found)
-            self.seconds[system] += sum(found)
 
     def read(self) -> int:
-        """Answers so far."""
+        """How many there are."""
         return self.answers
-
-    def latencies(self) -> dict[str, float]:
-        """Mean seconds of a call, by system."""
-        return {system: self.seconds[system] / count for system, count in self.calls.items() if count}
-
-
-class TimedEngine:
-    """An engine that notes how long each call took."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.times: list[float] = []
-
-    async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
-        """See `Engine`."""
-        began = time.perf_counter()
-        reply = await self.engine.generate(messages, sampling)
-        self.times.append(time.perf_counter() - began)
-        return reply
 
 
 async def answer_question(
     task: Task, question: Question, *, candidate: Candidate, engine: StoredEngine, sampling: Sampling, sample: int
 ) -> Answer:
-    """One candidate's answer to one question; a failure is a row. `sample`: 0, or which drawn reply."""
+    """One candidate's answer to one question; a failure is a row. `sample`: 0, or which drawn reply.
+
+    As in a debate, a provider's model whose reply holds no answer is asked once more, where its engine says so.
+    """
+    messages, place = [Message("user", task.prompt(question))], sample + SAMPLES * candidate.twin
     try:
-        reply = await engine.generate([Message("user", task.prompt(question))], sampling, sample=sample)
+        reply = await engine.generate(messages, sampling, sample=place)
         answer = judge(task, question, system=candidate.system, reply=reply)
+        if answer.answer is None and isinstance(candidate.engine, ApiEngine) and candidate.engine.repair:
+            again = await engine.generate(repair_messages(messages, reply), sampling, sample=place)
+            answer = judge(task, question, system=candidate.system, reply=merge_repair(reply, again))
     except Exception as error:
         answer = failed(question, system=candidate.system, error=f"{type(error).__name__}: {error}", task=task.name)
     usd = candidate.price.usd(answer.tokens_in, answer.tokens_out) if candidate.price else None
@@ -103,16 +91,13 @@ class AnswerOperator:
         self.tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
         self.store = ReplyStore(exam.replies, run=exam.run)
         self.admission = LimiterClient(limiter, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        self.timed: dict[str, TimedEngine] = {}
         self.engines = {candidate.label: self._engine(candidate, apps) for candidate in exam.candidates}
 
     def _engine(self, candidate: Candidate, apps: Mapping[str, str]) -> StoredEngine:
         config = candidate.engine
         engine: Engine
         if isinstance(config, ApiEngine):
-            engine = self.timed[candidate.system] = TimedEngine(
-                ApiAgent(config, agent=candidate.system, admission=self.admission)
-            )
+            engine = ApiAgent(config, agent=candidate.system, admission=self.admission)
         else:
             engine = PooledEngine(apps[candidate.label])
         return StoredEngine(
@@ -129,12 +114,7 @@ class AnswerOperator:
         rows = [asked(row) for row in batch.to_pylist()]
         work = [self._answers(task, question, one) for task, question in rows for one in self.exam.candidates]
         answers = [answer for found in await asyncio.gather(*work) for answer in found]
-        times = {system: engine.times for system, engine in self.timed.items()}
-        await self.tally.add.remote(0, times)
-        for engine in self.timed.values():
-            engine.times = []
-        if self.timed:
-            await self.admission.flush()  # this may be the worker's last batch
+        await self.admission.flush()  # this may be the worker's last batch
         yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
     async def _answers(self, task: str, question: Question, candidate: Candidate) -> list[Answer]:
@@ -145,15 +125,16 @@ class AnswerOperator:
             for sample, sampling in enumerate(candidate.samplings(seed))
         ]
         answers = await asyncio.gather(*work)
-        self.tally.add.remote(len(answers), {})
+        self.tally.add.remote(len(answers))
         return answers
 
 
-def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> dict[str, float]:
+def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> dict[Key, float]:
     """Let every candidate answer the questions of a file (`write_asked`); answers go to `out`.
 
-    Local models that do not fit the cluster together answer one wave after the other. Returns the mean seconds a reply takes, by
-    system: of a local model alone, of a provider among all calls. Replies that were in the store are not timed.
+    Local models that do not fit the cluster together answer one wave after the other. Returns the mean seconds a reply of each of
+    them takes, alone, on each set of questions. Providers are not timed: among many calls that would be the wait for their
+    limits, and alone it would be paid for again.
 
     Raises:
         EngineError: an engine cannot be deployed, or a system gave no reply to too many of the questions.
@@ -163,7 +144,7 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> 
     tally = ray.remote(num_cpus=0)(Tally).remote()
     engines = [one.engine for one in exam.candidates]
     limiter = start_limiter({engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)})
-    alone: dict[str, float] = {}
+    alone: dict[Key, float] = {}
     total = rows * sum(1 + one.samples for one in exam.candidates)
     with polled(Progress("evaluate", total), lambda progress: progress.update(ray.get(tally.read.remote()))):
         for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources())):
@@ -172,11 +153,11 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> 
             try:
                 target = out / f"wave-{number:02d}"
                 _stream(exam.of(wave), apps, tally, limiter, questions=questions, rows=rows, out=target)
-                alone |= asyncio.run(time_alone(exam.of(wave), apps, read_asked(questions)[: exam.latency_questions]))
+                alone |= asyncio.run(time_alone(exam.of(wave), apps, first_of_each_set(questions, exam.latency_questions)))
             finally:
                 retire_engines(list(apps.values()))
     check_answers(out, exam.max_failed_share)
-    return alone | dict(ray.get(tally.latencies.remote()))
+    return alone
 
 
 def waves(candidates: Sequence[Candidate], resources: Mapping[str, float]) -> list[list[Candidate]]:
@@ -208,35 +189,50 @@ def pool_spec(app: str, candidate: Candidate, exam: Examination) -> PoolSpec:
     )
 
 
-async def time_alone(exam: Examination, apps: Mapping[str, str], questions: Sequence[tuple[str, Question]]) -> dict[str, float]:
+async def time_alone(exam: Examination, apps: Mapping[str, str], questions: Sequence[tuple[str, Question]]) -> dict[Key, float]:
     """Mean seconds of a reply of each deployed system when nothing else is asked; one training speaks for all of a recipe's."""
     tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
-    found: dict[str, float] = {}
+    times: dict[Key, list[float]] = {}
     for candidate in (one for one in exam.candidates if one.label in apps and one.seed == 0):
-        engine = TimedEngine(PooledEngine(apps[candidate.label]))
+        engine = PooledEngine(apps[candidate.label])
         for name, question in questions:
+            began = time.perf_counter()
             try:
                 await engine.generate([Message("user", tasks[name].prompt(question))], candidate.sampling)
             except EngineError:  # its row says so
                 continue
-        if engine.times:
-            found[candidate.system] = sum(engine.times) / len(engine.times)
-    return found
+            times.setdefault(Key(name, question.split, candidate.system), []).append(time.perf_counter() - began)
+    return {key: sum(found) / len(found) for key, found in times.items()}
+
+
+def first_of_each_set(questions: Path, count: int) -> list[tuple[str, Question]]:
+    """So many questions of every task and split of a file."""
+    taken: Counter[tuple[str, str]] = Counter()
+    chosen = []
+    for task, question in read_asked(questions):
+        taken[task, question.split] += 1
+        if taken[task, question.split] <= count:
+            chosen.append((task, question))
+    return chosen
 
 
 def check_answers(directory: Path, allowed: float) -> None:
-    """Refuse an evaluation in which a system failed to reply too often; says how often, with one example."""
-    asked_of, errors, examples = Counter[str](), Counter[str](), dict[str, str]()
-    for answer in iter_answers(directory):
-        asked_of[answer.system] += 1
+    """Refuse an evaluation in which a system failed to reply too often; says how often, with one example.
+
+    Each training of a recipe is counted for itself, on every set of questions, and drawn replies apart from single ones.
+    """
+    asked_of, errors, examples = Counter[Any](), Counter[Any](), dict[Any, str]()
+    for answer in iter_answers(directory, texts=False):
+        what = (answer.task, answer.split, answer.system, answer.seed, answer.method)
+        asked_of[what] += 1
         if answer.error is not None:
-            errors[answer.system] += 1
-            examples.setdefault(answer.system, answer.error)
-    for system, count in asked_of.items():
-        if errors[system] > allowed * count:
+            errors[what] += 1
+            examples.setdefault(what, answer.error)
+    for what, count in asked_of.items():
+        if errors[what] > allowed * count:
             raise EngineError(
-                f"{system} gave no reply to {errors[system]} of {count} questions, more than evaluate.max_failed_share = "
-                f"{allowed:.0%} allows. One of them: {examples[system]}"
+                f"{what[2]} gave no reply to {errors[what]} of {count} questions of {what[0]} {what[1]}, more than "
+                f"evaluate.max_failed_share = {allowed:.0%} allows. One of them: {examples[what]}"
             )
 
 

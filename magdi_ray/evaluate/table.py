@@ -41,7 +41,7 @@ def score_table(rows: Sequence[Row], titles: Mapping[str, str], title: str) -> T
         "of the\ndebate's": lambda row: f"1/{debate / row['tokens_out']:.1f}" if debate and row["tokens_out"] else "",
         "seconds\na reply": lambda row: "" if row["seconds"] is None else f"{row['seconds']:.3f}",
         "USD for\n1000": lambda row: "" if row["usd"] is None else f"{1000 * row['usd']:.3g}",
-        "no\nanswer": lambda row: str(row["unanswered"] + row["errors"]) if row["unanswered"] + row["errors"] else "",
+        "no\nanswer": lambda row: f"{missing:g}" if (missing := row["unanswered"] + row["errors"]) else "",
     }
     kept = {name: [cell(row) for row in rows] for name, cell in shown.items()}
     kept = {name: cells for name, cells in kept.items() if any(cells)}
@@ -93,7 +93,5 @@ def result_tables(data: Mapping[str, Any]) -> RenderableType:
         if compared := here(data["differences"]):
             parts.append(difference_table(compared, f"{name}: paired differences, in points"))
     if any(row["seconds"] is not None for row in data["scores"]):
-        parts.append(
-            Text("seconds a reply: of a local model asked one question at a time, of a provider among all calls.", style="dim")
-        )
+        parts.append(Text("seconds a reply: asked one question at a time.", style="dim"))
     return Group(*parts)

@@ -144,11 +144,11 @@ def test_a_structured_reply_that_was_cut_off_takes_no_number_of_its_reasoning() 
 
 def test_a_repair_asks_again_in_the_same_conversation() -> None:
     ask = Ask("ann", 0, (Message("user", "How many?"),))
-    assert repair_messages(ask, said("Hm.")) == (*ask.messages, Message("assistant", "Hm."), Message("user", REPAIR))
+    assert repair_messages(ask.messages, said("Hm.")) == (*ask.messages, Message("assistant", "Hm."), Message("user", REPAIR))
 
 
 def test_a_repair_of_an_empty_reply_quotes_no_empty_message() -> None:
-    [message] = repair_messages(Ask("ann", 0, (Message("user", "How many?"),)), said(" "))
+    [message] = repair_messages((Message("user", "How many?"),), said(" "))
     assert message == Message("user", f"How many?\n\n{REPAIR}")
 
 

@@ -79,12 +79,15 @@ def test_several_seeds_of_a_student_are_one_score_with_the_spread_between_them()
 
 @pytest.mark.parametrize("spread", [0.0, 0.05])
 def test_the_interval_over_seeds_covers_other_seeds_and_other_questions_about_as_often_as_it_says(spread: float) -> None:
-    rng, covered, trials = np.random.default_rng(3), 0, 400
+    rng, covered, pooled, trials = np.random.default_rng(3), 0, 0, 400
     for _ in range(trials):
         chance_SQ = np.clip(0.5 + spread * rng.standard_normal((5, 1)) + 0.2 * rng.standard_normal((1, 100)), 0.0, 1.0)
-        found = crossed((rng.random((5, 100)) < chance_SQ).astype(float))
+        right_SQ = (rng.random((5, 100)) < chance_SQ).astype(float)
+        found, naive = crossed(right_SQ), score(answers("a", [bool(right) for right in right_SQ.ravel()]))
         covered += found.low <= 0.5 <= found.high
-    assert 0.93 <= covered / trials <= 1.0
+        pooled += naive.low <= 0.5 <= naive.high
+    assert 0.93 <= covered / trials <= 0.995
+    assert pooled / trials < 0.92  # as if every seed had been asked other questions
 
 
 def test_seeds_that_differ_much_widen_the_interval_of_a_difference() -> None:

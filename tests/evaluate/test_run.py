@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from magdi_ray.agents.base import Sampling
+from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.config.engines import ApiEngine, TransformersEngine
 from magdi_ray.config.sections import TinyTask
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_answers
 from magdi_ray.evaluate.exam import Candidate, Paper, read_asked, write_asked
-from magdi_ray.evaluate.run import check_answers, waves
+from magdi_ray.evaluate.run import answer_question, check_answers, first_of_each_set, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -77,6 +80,15 @@ def test_a_student_that_mostly_failed_is_an_error_with_an_example_and_not_a_bad_
         check_answers(tmp_path, 0.05)
 
 
+@pytest.mark.parametrize("apart", [{"task": "svamp"}, {"seed": 1}, {"method": "sample"}])
+def test_a_small_part_that_failed_is_not_hidden_in_a_large_one(tmp_path: Path, apart: dict[str, Any]) -> None:
+    good = [Answer(f"q{i}", "test", "level2", "18", "18", True, 5, 1) for i in range(97)]
+    bad = [replace(failed(q, system="level2", error="EngineError: gone"), **apart) for q in QUESTIONS]
+    write_answers(tmp_path / "all.parquet", [*good, *bad])
+    with pytest.raises(EngineError, match="3 of 3 questions"):
+        check_answers(tmp_path, 0.05)
+
+
 def debate_of(question: Question) -> Debate:
     turns = tuple(Turn(agent, 0, (), "It is 18.", "18", 0.9, "stated", 9, 4, "m", "ok") for agent in ("ann", "bob"))
     return Debate(question, ("ann", "bob"), "reconcile", turns, answer="18", agreement=1.0, stopped="consensus")
@@ -84,7 +96,7 @@ def debate_of(question: Question) -> Debate:
 
 def test_a_question_whose_debate_failed_is_wrong_for_teachers_and_vote_too() -> None:
     mags = [build_mag(debate_of(question), Gsm8k()) for question in QUESTIONS[:2]]
-    answers = list(debate_answers(QUESTIONS, mags, Gsm8k()))
+    answers = list(debate_answers(QUESTIONS, mags, Gsm8k(), failures={"q2"}))
     assert {(a.system, a.question_id, a.correct) for a in answers} == {
         (system, question, question != "q2") for system in ("ann", "bob", "vote") for question in ("q0", "q1", "q2")
     }
@@ -101,5 +113,46 @@ def test_a_debate_costs_what_its_replies_cost_and_nothing_is_guessed_where_a_pri
     assert cost == {"ann": 9.0, "bob": None, "vote": None}
 
 
-def test_questions_that_were_never_debated_have_no_teacher() -> None:
+def test_questions_that_were_never_debated_have_no_teacher_and_are_not_counted_against_one() -> None:
     assert list(debate_answers(QUESTIONS, [], Gsm8k())) == []
+    mags = [build_mag(debate_of(QUESTIONS[0]), Gsm8k())]
+    assert {answer.question_id for answer in debate_answers(QUESTIONS, mags, Gsm8k())} == {"q0"}
+
+
+def test_the_time_of_a_reply_is_taken_on_every_set_of_questions(tmp_path: Path) -> None:
+    several = tuple(
+        Question(f"{split}{i}", f"How many are {split} {i}?", "1", split) for split in ("test", "ood") for i in range(4)
+    )
+    write_asked(tmp_path / "asked.parquet", [Paper(TinyTask(name="tiny"), "in", several)])
+    found = first_of_each_set(tmp_path / "asked.parquet", 2)
+    assert [question.id for _, question in found] == ["test0", "test1", "ood0", "ood1"]
+
+
+class Vague:
+    """An engine that says its answer only when it is asked again."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, *, sample: int = 0) -> Reply:
+        self.asked.append((len(messages), sample))
+        return Reply("Hm." if len(messages) == 1 else "The answer is 18.", 5, 3, None, "stop", "m")
+
+
+@pytest.mark.parametrize(("repair", "answer", "tokens"), [(True, "18", 6), (False, None, 3)])
+def test_a_provider_whose_reply_holds_no_answer_is_asked_once_more_as_in_a_debate(
+    repair: bool, answer: str | None, tokens: int
+) -> None:
+    engine = Vague()
+    candidate = replace(REMOTE, engine=ApiEngine(type="api", model="gpt", repair=repair))
+    asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=candidate, engine=engine, sampling=Sampling(), sample=0)  # type: ignore[arg-type]
+    found = asyncio.run(asked)
+    assert (found.answer, found.tokens_out) == (answer, tokens)
+
+
+def test_twins_who_are_asked_the_very_same_get_replies_of_their_own() -> None:
+    engine = Vague()
+    for twin in (0, 1):
+        one = replace(LOCAL, twin=twin)
+        asyncio.run(answer_question(Gsm8k(), QUESTIONS[0], candidate=one, engine=engine, sampling=Sampling(), sample=1))  # type: ignore[arg-type]
+    assert len({sample for _, sample in engine.asked}) == 2

@@ -189,7 +189,7 @@ def _score(record: Record, row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{100 * row['accuracy']:.1f}",
         f"{100 * row['low']:.1f} to {100 * row['high']:.1f}",
         f"{row['tokens_out']:.1f}" if row["tokens_out"] else "unknown",
-        str(row["unanswered"] + row["errors"]),
+        f"{row['unanswered'] + row['errors']:g}",
     )
 
 

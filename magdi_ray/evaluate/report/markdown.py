@@ -87,7 +87,7 @@ def _scores(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
             str(row["seeds"]),
             _figure(row["tokens_out"] or None),
             _figure(row["tokens_in"] or None),
-            str(row["unanswered"] + row["errors"]),
+            f"{row['unanswered'] + row['errors']:g}",
         )
         for row in rows
     ]

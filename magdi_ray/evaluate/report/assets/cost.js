@@ -10,7 +10,8 @@
     const total = {
       stage: "together",
       what: "",
-      ...Object.fromEntries(["seconds", "tokens_in", "tokens_out", "usd"].map((key) => [key, sum(run.cost, key)])),
+      seconds: null, // stages may have run side by side
+      ...Object.fromEntries(["tokens_in", "tokens_out", "usd"].map((key) => [key, sum(run.cost, key)])),
       total: true,
     };
     const columns = [

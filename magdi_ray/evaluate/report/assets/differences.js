@@ -65,7 +65,7 @@
   const REST = [
     { name: "gained", hint: "questions only the first has right", number: true, value: (row) => count(row.gained) },
     { name: "lost", hint: "questions only the second has right", number: true, value: (row) => count(row.lost) },
-    { name: "p", hint: "exact McNemar test", number: true, value: (row) => chance(row.p_value) },
+    { name: "p", hint: "exact McNemar test; over several seeds a t-test", number: true, value: (row) => chance(row.p_value) },
     { name: "questions", number: true, value: (row) => count(row.questions) },
   ];
 
@@ -185,7 +185,7 @@
       section(
         "claims",
         "The paper's claims",
-        "Each claim orders two systems; it holds where the whole interval lies on its side of zero.",
+        "Each claim orders two systems; it holds where the whole interval lies above its bound, which is zero unless the claim names another.",
         el("div", { class: "stack" }, found),
       )
     );

@@ -34,7 +34,7 @@
     { name: "0 to 100%", value: (row) => bar(run, row), only: "roomy" },
     { name: "tokens out", hint: "generated, mean per question", number: true, value: (row) => tokens(row.tokens_out) },
     { name: "tokens in", hint: "read, mean per question", number: true, value: (row) => tokens(row.tokens_in) },
-    { name: "time", hint: "mean per question", number: true, value: (row) => seconds(row.seconds), any: "seconds" },
+    { name: "time", hint: "of one reply, asked alone", number: true, value: (row) => seconds(row.seconds), any: "seconds" },
     { name: "price", hint: "mean per question", number: true, value: (row) => usd(row.usd), any: "usd" },
     { name: "seeds", number: true, value: (row) => count(row.seeds), when: (rows) => rows.some((row) => row.seeds > 1) },
     {
@@ -45,8 +45,8 @@
       any: "sd",
     },
     { name: "questions", number: true, value: (row) => count(row.questions) },
-    { name: "unread", hint: "replies in which no answer could be read", number: true, value: (row) => count(row.unanswered) },
-    { name: "errors", hint: "questions without a reply; they count as wrong", number: true, value: (row) => count(row.errors) },
+    { name: "unread", hint: "replies in which no answer could be read; a mean over seeds", number: true, value: (row) => count(row.unanswered) },
+    { name: "errors", hint: "questions without a reply, which count as wrong; a mean over seeds", number: true, value: (row) => count(row.errors) },
   ];
 
   function scoreTable(run, set) {
