@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from magdi_ray.evaluate.exam import Candidate, Examination, Paper, write_asked
 from magdi_ray.evaluate.metrics import Key, differences, grouped, scores
 from magdi_ray.graph.store import iter_mags
 from magdi_ray.runs import Run, file_hash
-from magdi_ray.stages import Facts, base_model, payer, student_stage
+from magdi_ray.stages import Facts, base_model, payer, read_source, student_stage
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.checks import Digests, text_digest
-from magdi_ray.tasks.load import iter_questions, load_task
+from magdi_ray.tasks.load import BadRow, iter_questions, load_task
 from magdi_ray.tasks.source import local_path
 from magdi_ray.tasks.store import iter_stored
 
@@ -43,7 +43,9 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     splits = config.evaluate.splits
     held_out = [question for question in iter_stored(run.path("questions")) if question.split in splits]
     held_out.sort(key=lambda question: splits.index(question.split))
-    papers = [Paper(config.task, "in", with_gold(held_out)), *other_papers(config.evaluate)]
+    counts = Counter[str]()
+    papers = [Paper(config.task, "in", with_gold(held_out)), *other_papers(config.evaluate, counts)]
+    counts["without gold, left out"] += len(held_out) - len(papers[0].questions)
     asked = directory / "asked.parquet"
     rows = write_asked(asked, papers)
     exam = examination(config, run)
@@ -57,8 +59,7 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     answers = [answer for answer in iter_answers(directory, texts=False) if answer.method != "sample"]
     metrics = measure(config, papers, answers, seconds)
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    left_out = len(held_out) - len(papers[0].questions)
-    return {"questions": rows, "without gold, left out": left_out, "systems": len({row["system"] for row in metrics["scores"]})}
+    return {"questions": rows, "systems": len({row["system"] for row in metrics["scores"]})} | dict(+counts)
 
 
 def failed_debates(run: Run) -> set[str]:
@@ -71,15 +72,21 @@ def with_gold(questions: Iterable[Question]) -> tuple[Question, ...]:
     return tuple(question for question in questions if question.gold is not None)
 
 
-def other_papers(settings: EvaluateConfig) -> list[Paper]:
-    """The questions of further tasks."""
-    return [Paper(task, "out", with_gold(asked_of(task))) for task in settings.tasks]
+def other_papers(settings: EvaluateConfig, counts: Counter[str]) -> list[Paper]:
+    """The questions of further tasks; `counts` gets what is left out."""
+    papers = []
+    for task in settings.tasks:
+        found = list(asked_of(task, lambda bad: counts.update([f"{bad.fault}, left out"])))
+        papers.append(Paper(task, "out", with_gold(found)))
+        counts["without gold, left out"] += len(found) - len(papers[-1].questions)
+    return papers
 
 
-def asked_of(task: TaskConfig) -> Iterator[Question]:
-    """The held-out questions of a further task."""
+def asked_of(task: TaskConfig, skipped: Callable[[BadRow], object] = lambda _: None) -> Iterator[Question]:
+    """The held-out questions of a further task; rows that are no question go to `skipped` where the task leaves them out."""
     wanted = ("test", "ood") if isinstance(task, TinyTask) else ("test",)
-    return (question for question in iter_questions(task, golds=False, training=False) if question.split in wanted)
+    found = iter_questions(task, golds=False, training=False, skipped=skipped)
+    return (question for question in found if question.split in wanted)
 
 
 def asked_files(config: RunConfig) -> list[str]:
@@ -95,6 +102,7 @@ def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
     Raises:
         ConfigError: names the task.
     """
+    _check_comparisons(config)
     if not config.evaluate.tasks:
         return
     learned = Digests()
@@ -109,6 +117,18 @@ def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
                 f"{len(leaked)} questions of evaluate.tasks' {task.name} are also training questions, the first is "
                 f"{leaked[0]!r}. Remove them from one side: an evaluation on questions that were trained on says nothing."
             )
+
+
+def _check_comparisons(config: RunConfig) -> None:
+    """Refuse comparisons of systems that the run will not have, where its teachers stand in a file."""
+    source, pairs = config.graph.source, config.evaluate.comparisons
+    if source is None or not pairs:
+        return
+    found = iter_mags(source.path) if source.format == "mag" else read_source(config).debates
+    known = {agent for debate in found for agent in debate.agents} | {BASE, VOTE}
+    known |= {recipe.name for recipe in recipes(config.distil)} | {agent.name for agent in config.evaluate.agents}
+    if unknown := sorted({name for pair in pairs for name in pair} - known):
+        raise ConfigError(f"evaluate.comparisons names {unknown}, but the systems are {', '.join(sorted(known))}.")
 
 
 def examination(config: RunConfig, run: Run) -> Examination:

@@ -91,8 +91,22 @@ def test_levels_are_compared_with_the_level_below_and_other_recipes_with_the_pro
 
 
 def test_a_comparison_of_a_system_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"comparisons names \['level7'\]"):
-        tiny("evaluate.comparisons=[[level2, level7]]")
+    with pytest.raises(ConfigError, match=r"comparisons names 'levle2'; did you mean 'level2'\?"):
+        tiny("evaluate.comparisons=[[level1, levle2]]")
+    with pytest.raises(ConfigError, match="compares 'level2' with itself"):
+        tiny("evaluate.comparisons=[[level2, level2]]")
+
+
+def test_training_questions_are_never_evaluated() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate.splits.0"):
+        tiny("evaluate.splits=[train]")
+
+
+def test_a_rule_over_a_whole_section_is_said_without_the_section_itself() -> None:
+    with pytest.raises(ConfigError) as error:
+        tiny("evaluate.comparisons=[[level2, level2]]")
+    assert "found {" not in str(error.value)
+    assert "the whole" not in str(error.value)
 
 
 def test_systems_come_in_the_order_of_the_tables_with_the_debate_last() -> None:

@@ -147,9 +147,21 @@ def explain(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[str]
         elif error["type"] == "union_tag_invalid":
             lines.append(_unknown_kind(where, error["ctx"]))
         else:
-            lines.append(f"{where}: {error['msg'].removeprefix('Value error, ')} (found {_short(error.get('input'))})")
+            lines.append(_broken_rule(where, error))
     return list(dict.fromkeys(lines))
 
+
+def _broken_rule(where: str, error: ErrorDetails) -> str:
+    """A rule over a whole section says itself what it found; one over a single value does not."""
+    message, found = error["msg"].removeprefix("Value error, "), error.get("input")
+    message = message.replace("Input should be a valid array", "must be a list")
+    message = message.replace("Input should be a valid dictionary or object to extract fields from", "must be a section")
+    if error["type"] == "value_error" and isinstance(found, dict):
+        return message if where == WHOLE else f"{where}: {message}"
+    return f"{where}: {message} (found {_short(found)})"
+
+
+WHOLE = "the whole"
 
 ELSEWHERE = "no kind of value that may stand here"
 """Type of the error that `one_branch` makes of several."""
@@ -255,7 +267,7 @@ def written_path(model: type[BaseModel], location: Sequence[int | str]) -> str:
         for depth, part in enumerate(location)
         if isinstance(part, int) or depth == len(location) - 1 or part in known_keys(model, location[:depth])
     ]
-    return ".".join(parts) or "the whole"
+    return ".".join(parts) or WHOLE
 
 
 def _short(value: Any) -> str:

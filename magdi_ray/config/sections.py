@@ -5,6 +5,7 @@ This module knows nothing of the stages; they are handed their section. A knob e
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,7 +16,6 @@ from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits, Price
 from magdi_ray.config.protocols import ProtocolConfig
-from magdi_ray.tasks.base import Split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -198,7 +198,7 @@ class SelfConsistency(Section):
 class EvaluateConfig(Section):
     """Which questions the student is measured on, how it answers, and what stands beside it."""
 
-    splits: tuple[Split, ...] = ("test",)
+    splits: tuple[Literal["dev", "test", "ood"], ...] = Field(("test",), min_length=1)
     """Splits of the run's own task."""
     tasks: tuple[TaskConfig, ...] = ()
     """Further tasks, out of domain: of a file the questions of its `test_path`, of `tiny` its test and ood questions."""
@@ -311,8 +311,14 @@ class RunConfig(Section):
             raise ValueError(
                 f"agents and recipes need names distinct from each other and from base and vote, found {twice} twice"
             )
-        if self.graph.source is None and (unknown := {name for pair in self.evaluate.comparisons for name in pair} - set(names)):
-            raise ValueError(f"evaluate.comparisons names {sorted(unknown)}, but the systems are {names}")
+        for one, other in self.evaluate.comparisons:
+            if one == other:
+                raise ValueError(f"evaluate.comparisons compares {one!r} with itself")
+            # whose graphs come from a file, its teachers are only known there
+            for name in (name for name in (one, other) if name not in names and self.graph.source is None):
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]!r}? The" if near else "the"
+                raise ValueError(f"evaluate.comparisons names {name!r}; {hint} systems are {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
