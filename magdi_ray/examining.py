@@ -146,6 +146,7 @@ def examination(config: RunConfig, run: Run) -> Examination:
         max_batch_size=settings.max_batch_size,
         max_failed_share=settings.max_failed_share,
         latency_questions=settings.latency_questions,
+        times=str(run.root / "reply-times.json"),
     )
 
 

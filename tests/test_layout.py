@@ -41,7 +41,8 @@ PURE = (
     *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
     *(f"distill/{name}.py" for name in ("job", "labels", "dataset", "units", "schedule", "gradients")),
     *(f"distill/{name}" for name in ("checkpoint", "watch", "export", "forecast")),
-    *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "table", "harness", "harness_output")),
+    *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "kept", "table")),
+    *(f"evaluate/{name}.py" for name in ("harness", "harness_output")),
     "evaluate/report",
 )
 

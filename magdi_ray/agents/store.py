@@ -165,6 +165,10 @@ class ReplyStore:
                 self._names.append(name)
             return self._numbers[name]
 
+    def __contains__(self, key: str) -> bool:
+        """Whether a record of a key is indexed; `get` may still find it damaged, or, rarely, to be another's."""
+        return bool(self._index.places(key))
+
     def get(self, key: str) -> Reply | None:
         """The reply kept under a key, or None. On object storage this may wait for the network: an event loop calls `find`."""
         for place in self._index.places(key):

@@ -13,13 +13,16 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from magdi_ray.agents.base import Sampling
+from magdi_ray.agents.base import Sampling, derive_seed
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price
 from magdi_ray.config.sections import TaskConfig
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.store import QUESTION_SCHEMA
 
 Domain = Literal["in", "out"]
+
+SAMPLES = 1_000_000
+"""More than are ever drawn of one system: twins, who would be asked the very same, get replies of their own."""
 
 ASKED_SCHEMA = QUESTION_SCHEMA.append(pa.field("task", pa.string(), nullable=False))
 """Questions of several tasks in one file."""
@@ -73,6 +76,11 @@ class Candidate:
         """Asked over HTTP by the workers themselves; else it is deployed."""
         return isinstance(self.engine, ApiEngine)
 
+    @property
+    def provider(self) -> str:
+        """Whose model it is, in the reply store."""
+        return self.engine.base_url if isinstance(self.engine, ApiEngine) else self.engine.type
+
     def samplings(self, seed: int) -> list[Sampling]:
         """The reply of its own sampling, then the drawn ones; `seed` is of the question, each reply's is made from it.
 
@@ -98,6 +106,18 @@ class Examination:
     max_batch_size: int
     max_failed_share: float
     latency_questions: int = 0
+    times: str = ""
+    """File in which the times of replies are kept."""
+
+    @property
+    def timed(self) -> list[Candidate]:
+        """Whose replies are timed: local models, one training for all of a recipe's."""
+        return [one for one in self.candidates if not one.remote and one.seed == 0]
+
+    def asks(self, candidate: Candidate, question: Question) -> list[tuple[int, Sampling]]:
+        """What a candidate is asked of a question: how each reply is drawn, and which place it has in the reply store."""
+        seed = derive_seed(self.seed, candidate.sampling.seed, "evaluate", question.id, candidate.label)
+        return [(place + SAMPLES * candidate.twin, sampling) for place, sampling in enumerate(candidate.samplings(seed))]
 
     def of(self, candidates: Sequence[Candidate]) -> Examination:
         """The same for some of the candidates."""

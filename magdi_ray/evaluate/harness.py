@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import DirectoryPath, Field, ValidationError
 
 from magdi_ray.config.base import Section
 from magdi_ray.errors import ConfigError, EngineError
-from magdi_ray.evaluate.harness_output import Count, Log, aside, replaced, write_results
+from magdi_ray.evaluate.harness_output import Count, Log, aside, replaced, without_git, write_results
 from magdi_ray.progress import Progress, console, polled
 
 CHAT = "/chat/completions"
@@ -53,15 +53,16 @@ def harness_options(tasks: str, **settings: Any) -> HarnessOptions:
         ConfigError: a setting that cannot be used.
     """
     names = tuple(dict.fromkeys(filter(None, (name.strip() for name in tasks.split(",")))))
-    size = str(settings.get("batch_size", ""))
+    if not names:
+        raise ConfigError("--lm-eval needs task names, such as gsm8k,arc_easy.")
+    size = str(settings.get("batch_size", HarnessOptions.model_fields["batch_size"].default))
+    if size != "auto" and not (size.isdecimal() and int(size) > 0):
+        raise ConfigError(f"--batch-size must be a whole number from 1, or auto; found {size!r}.")
     try:
-        options = HarnessOptions(tasks=names, **settings | ({"batch_size": int(size)} if size.isdecimal() else {}))
+        return HarnessOptions(tasks=names, **settings | {"batch_size": size if size == "auto" else int(size)})
     except ValidationError as error:
         lines = "; ".join(f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}" for e in error.errors(include_url=False))
         raise ConfigError(f"--lm-eval cannot be run with these options: {lines}.") from None
-    if options.batch_size != "auto" and options.batch_size < 1:
-        raise ConfigError(f"--batch-size must be 1 or more, or auto; found {size}.")
-    return options
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +210,15 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
         near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them all."
         raise ConfigError(f"The lm-evaluation-harness has no task {unknown[0]!r}. {hint} Task files of your own: --include-path.")
+    items: list[Any] = []
+    name = names[0]
     try:
-        items = [item for name in names for item in _items(manager, name)]
+        for name in names:  # noqa: B007 - the one that cannot be loaded is named below
+            items += _items(manager, name)
+        name = listed(names)
         tasks = manager.load(items)["tasks"]
-    except Exception as error:  # whatever the hub, the network or a task's own code raises; the person needs its words
-        raise ConfigError(f"The questions of {listed(names)} could not be loaded: {type(error).__name__}: {error}") from error
+    except Exception as error:  # whatever the hub, the network or a task's own code raises
+        raise ConfigError(f"The questions of {name} could not be loaded: {_why(error)}") from error
     for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
             raise ConfigError(f"{name} would run code that the model writes. Such tasks are not run here.")
@@ -222,12 +227,21 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
     return Asked(manager, items, tasks)
 
 
-def _items(manager: Any, name: str) -> Iterator[Any]:
+def _items(manager: Any, name: str) -> list[Any]:
     found = manager.load([name])
-    if name in found["groups"]:
-        yield found["groups"][name]
-    else:
-        yield from found["tasks"].values()
+    return [found["groups"][name]] if name in found["groups"] else list(found["tasks"].values())
+
+
+def _why(error: BaseException) -> str:
+    """Why questions could not be loaded: in words for what happens to people, else in the error's own."""
+    if isinstance(error, StopIteration):
+        return "a file of them is empty. At least one question is required; check the task's data files."
+    if isinstance(error, ConnectionError):
+        return (
+            f"they are on the Hugging Face hub, which cannot be reached ({error}), and are not on this machine yet. Check the "
+            "connection, or load them once where there is one and bring the hub's cache along (HF_HOME)."
+        )
+    return f"{type(error).__name__}: {error}"
 
 
 def run_harness(
@@ -275,15 +289,16 @@ def _evaluate(options: HarnessOptions, asked: Asked, target: Target, count: Coun
     kind, arguments = target.model(options)
     model = get_model(kind).create_from_arg_obj(arguments)
     model.set_cache_hook(count)
-    results = simple_evaluate(
-        model=model,
-        tasks=asked.items,
-        task_manager=asked.manager,
-        num_fewshot=options.num_fewshot,
-        batch_size=options.batch_size,
-        limit=options.limit,
-        apply_chat_template=options.apply_chat_template or isinstance(target, Endpoint),
-    )
+    with without_git():
+        results = simple_evaluate(
+            model=model,
+            tasks=asked.items,
+            task_manager=asked.manager,
+            num_fewshot=options.num_fewshot,
+            batch_size=options.batch_size,
+            limit=options.limit,
+            apply_chat_template=options.apply_chat_template or isinstance(target, Endpoint),
+        )
     results["config"] |= {"model": kind, "model_args": arguments}
     asked_for = json.loads(options.model_dump_json())
     return {"system": target.name, "options": asked_for, **results}

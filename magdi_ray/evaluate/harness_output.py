@@ -15,9 +15,12 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 SUPERSEDED = "superseded"
+FIGURE = len("0.5000 ± 0.2500")
+"""Columns that a value and its standard error take: a longer name of a system is folded to them, not they."""
 
 
 class Count:
@@ -83,6 +86,20 @@ def aside() -> Iterator[None]:
 
 
 @contextmanager
+def without_git() -> Iterator[None]:
+    """Keep the harness from noting the commit of the working directory, which is none of its own: where there is no repository,
+    git says so on the terminal, past every stream of this process."""
+    from lm_eval import evaluator
+
+    known = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = known
+
+
+@contextmanager
 def replaced(directory: Path) -> Iterator[Path]:
     """A directory beside `directory` to write into, renamed to it at the end; what stood there before moves to `superseded`."""
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -121,11 +138,14 @@ def harness_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     limit = first["options"]["limit"]
     asked = f", the first {limit} questions of each task" if limit else ""
     title = f"lm-evaluation-harness {first['lm_eval_version']}{asked}"
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.add_column("task")
-    table.add_column("metric")
-    for name in ("examples", "questions", *results):
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.caption, table.caption_justify = "±: standard error", "left"
+    for name in ("task", "metric"):
+        table.add_column(name, overflow="fold")
+    for name in ("examples", "questions"):
         table.add_column(name, justify="right", no_wrap=True)
+    for name in results:
+        table.add_column(name, justify="right", overflow="fold", min_width=FIGURE)
     for task, figures in first["results"].items():
         for key in (key for key in figures if "," in key and "_stderr," not in key):
             shots, counts = first["n-shot"].get(task, ""), first["n-samples"].get(task, {})

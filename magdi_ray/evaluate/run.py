@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from magdi_ray.agents.api import ApiAgent
-from magdi_ray.agents.base import Engine, Message, Sampling, derive_seed
+from magdi_ray.agents.base import Engine, Message, Reply, Sampling
 from magdi_ray.agents.limiter import LimiterClient, start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.agents.store import ReplyStore, StoredEngine
@@ -29,7 +29,8 @@ from magdi_ray.config.engines import ApiEngine
 from magdi_ray.debate.reading import merge_repair, repair_messages
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answers, judge
-from magdi_ray.evaluate.exam import Candidate, Examination, asked, read_asked
+from magdi_ray.evaluate.exam import SAMPLES, Candidate, Examination, asked, read_asked
+from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
 from magdi_ray.progress import Progress, polled
 from magdi_ray.tasks.base import Question, Task
@@ -39,9 +40,6 @@ BATCH = 64
 """Questions of one call of the operator; every candidate is asked all of them at once."""
 
 ROWS_PER_FILE = 4096
-
-SAMPLES = 1_000_000
-"""More than are ever drawn of one system: twins, who would be asked the very same, get replies of their own."""
 
 OPERATOR_CPUS = 0.5
 READING_CPUS = 1.0
@@ -64,13 +62,13 @@ class Tally:
 
 
 async def answer_question(
-    task: Task, question: Question, *, candidate: Candidate, engine: StoredEngine, sampling: Sampling, sample: int
+    task: Task, question: Question, *, candidate: Candidate, engine: StoredEngine, sampling: Sampling, place: int
 ) -> Answer:
-    """One candidate's answer to one question; a failure is a row. `sample`: 0, or which drawn reply.
+    """One candidate's answer to one question; a failure is a row. `place`: of the reply in the store (`Examination.asks`).
 
     As in a debate, a provider's model whose reply holds no answer is asked once more, where its engine says so.
     """
-    messages, place = [Message("user", task.prompt(question))], sample + SAMPLES * candidate.twin
+    messages, sample = [Message("user", task.prompt(question))], place % SAMPLES
     try:
         reply = await engine.generate(messages, sampling, sample=place)
         answer = judge(task, question, system=candidate.system, reply=reply)
@@ -81,6 +79,14 @@ async def answer_question(
         answer = failed(question, system=candidate.system, error=f"{type(error).__name__}: {error}", task=task.name)
     usd = candidate.price.usd(answer.tokens_in, answer.tokens_out) if candidate.price else None
     return replace(answer, seed=candidate.seed, method="sample" if sample else "single", sample=sample, usd=usd)
+
+
+class Retired:
+    """Stands for a local model that is not deployed, since all its replies are in the store."""
+
+    async def generate(self, *_: object) -> Reply:
+        """Never has anything new to say."""
+        raise EngineError("a reply that was in the store cannot be read any more; run the evaluation again")
 
 
 class AnswerOperator:
@@ -99,12 +105,12 @@ class AnswerOperator:
         if isinstance(config, ApiEngine):
             engine = ApiAgent(config, agent=candidate.system, admission=self.admission)
         else:
-            engine = PooledEngine(apps[candidate.label])
+            engine = PooledEngine(apps[candidate.label]) if candidate.label in apps else Retired()
         return StoredEngine(
             engine,
             self.store,
             agent=candidate.label,
-            provider=config.base_url if isinstance(config, ApiEngine) else config.type,
+            provider=candidate.provider,
             model=candidate.identity,
             price=candidate.price,
         )
@@ -118,11 +124,10 @@ class AnswerOperator:
         yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
     async def _answers(self, task: str, question: Question, candidate: Candidate) -> list[Answer]:
-        seed = derive_seed(self.exam.seed, candidate.sampling.seed, "evaluate", question.id, candidate.label)
         engine = self.engines[candidate.label]
         work = [
-            answer_question(self.tasks[task], question, candidate=candidate, engine=engine, sampling=sampling, sample=sample)
-            for sample, sampling in enumerate(candidate.samplings(seed))
+            answer_question(self.tasks[task], question, candidate=candidate, engine=engine, sampling=sampling, place=place)
+            for place, sampling in self.exam.asks(candidate, question)
         ]
         answers = await asyncio.gather(*work)
         self.tally.add.remote(len(answers))
@@ -132,8 +137,9 @@ class AnswerOperator:
 def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> dict[Key, float]:
     """Let every candidate answer the questions of a file (`write_asked`); answers go to `out`.
 
-    Local models that do not fit the cluster together answer one wave after the other. Returns the mean seconds a reply of each of
-    them takes, alone, on each set of questions. Providers are not timed: among many calls that would be the wait for their
+    Local models that do not fit the cluster together answer one wave after the other; those all of whose replies are in the store
+    are not deployed. Returns the mean seconds a reply of each of them takes, alone, on each set of questions, measured now or
+    before. Providers are not timed: among many calls that would be the wait for their
     limits, and alone it would be paid for again.
 
     Raises:
@@ -144,33 +150,37 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> 
     tally = ray.remote(num_cpus=0)(Tally).remote()
     engines = [one.engine for one in exam.candidates]
     limiter = start_limiter({engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)})
-    alone: dict[Key, float] = {}
+    asked_of, times = read_asked(questions), Path(exam.times)
+    done = answered(exam, asked_of)
     total = rows * sum(1 + one.samples for one in exam.candidates)
     with polled(Progress("evaluate", total), lambda progress: progress.update(ray.get(tally.read.remote()))):
-        for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources())):
-            apps = {one.label: unique_app("evaluate", one.label) for one in wave if not one.remote}
-            deploy_engines([pool_spec(apps[one.label], one, exam) for one in wave if not one.remote])
+        for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources(), done)):
+            deployed = [one for one in wave if not one.remote and one.label not in done]
+            apps = {one.label: unique_app("evaluate", one.label) for one in deployed}
+            deploy_engines([pool_spec(apps[one.label], one, exam) for one in deployed])
             try:
                 target = out / f"wave-{number:02d}"
                 _stream(exam.of(wave), apps, tally, limiter, questions=questions, rows=rows, out=target)
-                alone |= asyncio.run(time_alone(exam.of(wave), apps, first_of_each_set(questions, exam.latency_questions)))
+                few = first_of_each_set(asked_of, exam.latency_questions)
+                write_times(times, exam, asyncio.run(time_alone(exam.of(wave), apps, few)))
             finally:
                 retire_engines(list(apps.values()))
     check_answers(out, exam.max_failed_share)
-    return alone
+    return read_times(times, exam)
 
 
-def waves(candidates: Sequence[Candidate], resources: Mapping[str, float]) -> list[list[Candidate]]:
+def waves(candidates: Sequence[Candidate], resources: Mapping[str, float], done: Container[str] = ()) -> list[list[Candidate]]:
     """Candidates that fit a cluster together with the operator that asks them and its files; at least one a wave.
 
-    Providers take no room: they are asked in the first wave.
+    Providers, and those whose replies are all there (`done`), take no room: they are in the first wave.
     """
-    result: list[list[Candidate]] = [[one for one in candidates if one.remote]]
+    light = [one for one in candidates if one.remote or one.label in done]
+    result: list[list[Candidate]] = [list(light)]
     cpus = gpus = 0.0
-    for one in (one for one in candidates if not one.remote):
+    for one in (one for one in candidates if one not in light):
         cpus, gpus = cpus + one.replicas[1] * one.num_cpus, gpus + one.replicas[1] * one.num_gpus
         full = cpus > resources.get("CPU", 0.0) - OPERATOR_CPUS - READING_CPUS or gpus > resources.get("GPU", 0.0)
-        if full and any(not held.remote for held in result[-1]):
+        if full and any(held not in light for held in result[-1]):
             result.append([])
             cpus, gpus = one.replicas[1] * one.num_cpus, one.replicas[1] * one.num_gpus
         result[-1].append(one)
@@ -193,7 +203,7 @@ async def time_alone(exam: Examination, apps: Mapping[str, str], questions: Sequ
     """Mean seconds of a reply of each deployed system when nothing else is asked; one training speaks for all of a recipe's."""
     tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
     times: dict[Key, list[float]] = {}
-    for candidate in (one for one in exam.candidates if one.label in apps and one.seed == 0):
+    for candidate in (one for one in exam.timed if one.label in apps):
         engine = PooledEngine(apps[candidate.label])
         for name, question in questions:
             began = time.perf_counter()
@@ -205,11 +215,11 @@ async def time_alone(exam: Examination, apps: Mapping[str, str], questions: Sequ
     return {key: sum(found) / len(found) for key, found in times.items()}
 
 
-def first_of_each_set(questions: Path, count: int) -> list[tuple[str, Question]]:
-    """So many questions of every task and split of a file."""
+def first_of_each_set(questions: Iterable[tuple[str, Question]], count: int) -> list[tuple[str, Question]]:
+    """So many questions of every task and split."""
     taken: Counter[tuple[str, str]] = Counter()
     chosen = []
-    for task, question in read_asked(questions):
+    for task, question in questions:
         taken[task, question.split] += 1
         if taken[task, question.split] <= count:
             chosen.append((task, question))

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.agents.store import ReplyStore, reply_key
 from magdi_ray.config.engines import ApiEngine, TransformersEngine
-from magdi_ray.config.sections import TinyTask
+from magdi_ray.config.sections import FileTask, TinyTask
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_answers
-from magdi_ray.evaluate.exam import Candidate, Paper, read_asked, write_asked
+from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
+from magdi_ray.evaluate.kept import answered, read_times, write_times
+from magdi_ray.evaluate.metrics import Key
 from magdi_ray.evaluate.run import answer_question, check_answers, first_of_each_set, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
@@ -119,12 +122,11 @@ def test_questions_that_were_never_debated_have_no_teacher_and_are_not_counted_a
     assert {answer.question_id for answer in debate_answers(QUESTIONS, mags, Gsm8k())} == {"q0"}
 
 
-def test_the_time_of_a_reply_is_taken_on_every_set_of_questions(tmp_path: Path) -> None:
+def test_the_time_of_a_reply_is_taken_on_every_set_of_questions() -> None:
     several = tuple(
         Question(f"{split}{i}", f"How many are {split} {i}?", "1", split) for split in ("test", "ood") for i in range(4)
     )
-    write_asked(tmp_path / "asked.parquet", [Paper(TinyTask(name="tiny"), "in", several)])
-    found = first_of_each_set(tmp_path / "asked.parquet", 2)
+    found = first_of_each_set([("tiny", question) for question in several], 2)
     assert [question.id for _, question in found] == ["test0", "test1", "ood0", "ood1"]
 
 
@@ -145,14 +147,52 @@ def test_a_provider_whose_reply_holds_no_answer_is_asked_once_more_as_in_a_debat
 ) -> None:
     engine = Vague()
     candidate = replace(REMOTE, engine=ApiEngine(type="api", model="gpt", repair=repair))
-    asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=candidate, engine=engine, sampling=Sampling(), sample=0)  # type: ignore[arg-type]
+    asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=candidate, engine=engine, sampling=Sampling(), place=0)  # type: ignore[arg-type]
     found = asyncio.run(asked)
     assert (found.answer, found.tokens_out) == (answer, tokens)
 
 
 def test_twins_who_are_asked_the_very_same_get_replies_of_their_own() -> None:
-    engine = Vague()
-    for twin in (0, 1):
-        one = replace(LOCAL, twin=twin)
-        asyncio.run(answer_question(Gsm8k(), QUESTIONS[0], candidate=one, engine=engine, sampling=Sampling(), sample=1))  # type: ignore[arg-type]
-    assert len({sample for _, sample in engine.asked}) == 2
+    exam = Examination((), (), 0, "", "", 1, 0.05)
+    places = [place for twin in (0, 1) for place, _ in exam.asks(replace(REMOTE, twin=twin), QUESTIONS[0])]
+    assert len(set(places)) == 2
+
+
+def kept_replies(directory: Path, *candidates: Candidate, but: int = 0) -> Examination:
+    """An examination all of whose replies are in its store, but for some of the last."""
+    task = FileTask(name="gsm8k")
+    exam = Examination((task,), candidates, 0, str(directory / "replies"), "run", 1, 0.05, times=str(directory / "times.json"))
+    store = ReplyStore(exam.replies, run="run")
+
+    async def keep() -> None:
+        wanted = [(one, q, place, s) for one in candidates for q in QUESTIONS for place, s in exam.asks(one, q)]
+        for one, question, place, sampling in wanted[: len(wanted) - but]:
+            prompt = [Message("user", Gsm8k().prompt(question))]
+            key = reply_key(provider=one.provider, model=one.identity, messages=prompt, sampling=sampling, sample=place)
+            await store.put(key, Reply("18", 1, 1, None, "stop", "m"), agent=one.label, usd=0.0)
+        await store.aclose()
+
+    asyncio.run(keep())
+    return exam
+
+
+def test_a_model_all_of_whose_replies_are_kept_is_not_deployed_again(tmp_path: Path) -> None:
+    asked_of = [("gsm8k", question) for question in QUESTIONS]
+    drawn = replace(LOCAL, system="level2", drawn=Sampling(temperature=0.7), samples=3)
+    exam = kept_replies(tmp_path, LOCAL, drawn)
+    assert answered(exam, asked_of) == {"base", "level2"}
+    assert waves(exam.candidates, {"CPU": 2.0}, {"base", "level2"}) == [[LOCAL, drawn]]
+    assert answered(exam, [*asked_of, ("gsm8k", Question("q9", "How many?", "1", "test"))]) == frozenset()
+
+
+def test_a_model_that_lacks_one_reply_is_deployed(tmp_path: Path) -> None:
+    drawn = replace(LOCAL, system="level2", drawn=Sampling(temperature=0.7), samples=3)
+    exam = kept_replies(tmp_path, LOCAL, drawn, but=1)
+    assert answered(exam, [("gsm8k", question) for question in QUESTIONS]) == {"base"}
+
+
+def test_times_are_kept_for_the_very_same_weights_and_no_others(tmp_path: Path) -> None:
+    exam = Examination((), (LOCAL,), 0, "", "", 1, 0.05)
+    write_times(tmp_path / "times.json", exam, {Key("tiny", "test", "base"): 0.5})
+    assert read_times(tmp_path / "times.json", exam) == {Key("tiny", "test", "base"): 0.5}
+    assert read_times(tmp_path / "times.json", exam.of([replace(LOCAL, identity="other")])) == {}
