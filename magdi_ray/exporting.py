@@ -185,7 +185,10 @@ def results_of(run: Run, manifest: Manifest) -> dict[str, Any] | None:
     evaluation = run.read_manifest("evaluation")
     if evaluation is None or evaluation.inputs.get(manifest.stage) != manifest.content:
         return None
-    return dict(json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8")))
+    try:
+        return dict(json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{run.path('evaluation')} is damaged ({error}). Remove that directory and measure again.") from None
 
 
 def debated(run: Run, config: RunConfig) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:

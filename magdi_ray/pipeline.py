@@ -185,13 +185,22 @@ def load_results(run: Run) -> dict[str, Any]:
     """What a finished evaluation measured (`examining.measure`).
 
     Raises:
-        RunError: there is none, or it was measured by a version that measured less.
+        RunError: there is none, it cannot be read, or it was measured by a version that measured less.
     """
     run.require("evaluation")
-    data: dict[str, Any] = json.loads((run.path("evaluation") / "metrics.json").read_text(encoding="utf-8"))
+    file = run.path("evaluation") / "metrics.json"
+    try:
+        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"The figures of a finished evaluation are required; {file} cannot be read ({error}). Move {file.parent} away and "
+            f"measure again: magdi evaluate CONFIG --out {run.root}"
+        ) from error
     if data.get("schema") != examining.SCHEMA:
         raise RunError(
-            f"{run.path('evaluation')} was measured by another version (schema {data.get('schema', 1)}, required is "
+            f"{file.parent} was measured by another version (schema {data.get('schema', 1)}, required is "
             f"{examining.SCHEMA}). Measure again: magdi evaluate CONFIG --out {run.root}"
         )
     return data

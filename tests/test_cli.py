@@ -12,6 +12,7 @@ import pytest
 
 from magdi_ray import cli, pipeline
 from magdi_ray.graph.schema import MAG_SCHEMA
+from tests.evaluate.report import made
 
 ROOT = Path(__file__).parent.parent
 TINY = str(ROOT / "configs" / "tiny.yaml")
@@ -193,9 +194,28 @@ def test_an_attention_path_that_needs_a_gpu_is_refused_without_one(refused: Refu
     assert "needs a GPU" in refused("run", TINY, "--out", tmp_path, "--set", "distil.student.packing=flex")
 
 
-@pytest.mark.parametrize("options", [("--student", "level1"), ("--limit", 5), ("--chat-template",), ("--endpoint", "http://x/v1")])
-def test_options_of_the_harness_are_refused_without_it(refused: Refused, tmp_path: Path, options: tuple[object, ...]) -> None:
-    assert "belong to --lm-eval TASKS" in refused("evaluate", TINY, "--out", tmp_path, *options)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--student", "level1"), "--student belongs to --lm-eval TASKS"),
+        (("--limit", 5), "--limit belongs to"),
+        (("--chat-template", "--endpoint", "http://x/v1"), "--endpoint, --chat-template belong to"),
+        (("--batch-size", 1, "--fewshot", 0, "--model", "m"), "--model, --fewshot, --batch-size belong to"),
+    ],
+)
+def test_options_of_the_harness_are_refused_by_name_without_it(
+    refused: Refused, tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    assert told in refused("evaluate", TINY, "--out", tmp_path, *options)
+
+
+def test_the_help_shows_the_options_of_the_harness_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    first, apart = capsys.readouterr().out.split("With --lm-eval")
+    assert "--set" in first
+    assert all(name not in first for name in ("--student", "--fewshot", "--chat-template"))
+    assert all(name in apart for name in ("--student", "--fewshot", "--chat-template"))
 
 
 def test_the_harness_takes_a_finished_run_as_it_is(refused: Refused, tmp_path: Path) -> None:
@@ -205,6 +225,15 @@ def test_the_harness_takes_a_finished_run_as_it_is(refused: Refused, tmp_path: P
 def test_a_report_of_what_is_no_run_says_what_is_required(refused: Refused, tmp_path: Path) -> None:
     said = refused("report", tmp_path)
     assert f"{tmp_path} is no run directory" in said
+
+
+def test_a_report_is_written_over_nothing_but_a_report(refused: Refused, tmp_path: Path) -> None:
+    made.finished_run(tmp_path / "run", made.config(), made.answers("base", [True]), [made.debate("1", split="test")])
+    notes = tmp_path / "notes.html"
+    notes.write_text("years of work")
+    assert "notes.html exists and is none" in refused("report", tmp_path / "run", "--out", notes)
+    assert "/proc/x.html cannot be written" in refused("report", tmp_path / "run", "--out", "/proc/x.html")
+    assert notes.read_text() == "years of work"
 
 
 def test_a_task_that_is_evaluated_besides_is_looked_at_before_anything_runs(refused: Refused, tmp_path: Path) -> None:

@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from magdi_ray.config import RunConfig
+from magdi_ray.config.recipes import RECIPES
 from magdi_ray.distill.watch.steplog import read_dev, read_steps, read_trainings
 from magdi_ray.errors import ConfigError, RunError
-from magdi_ray.evaluate.answers import BASE, VOTE, Answer
+from magdi_ray.evaluate.answers import BASE, VOTE, Answer, write_answers
 from magdi_ray.graph.schema import Mag
-from magdi_ray.reporting import POINTS, open_runs, report_data, thinned, write_markdown, write_report
+from magdi_ray.report_parts.curves import POINTS, thinned
+from magdi_ray.report_parts.facts import recipe_in_words
+from magdi_ray.report_parts.finished import open_runs
+from magdi_ray.reporting import report_data, write_markdown, write_report
 from magdi_ray.runs import Run
 from magdi_ray.tasks.base import Question
 from tests.evaluate.report.made import answers, config, debate, finished_run
@@ -212,3 +216,107 @@ def test_runs_of_different_tasks_are_refused(tmp_path: Path) -> None:
     runs = [made(tmp_path / "one"), made(tmp_path / "two", settings=other)]
     with pytest.raises(RunError, match="demo is of tiny, demo 2 is of gsm8k"):
         open_runs(runs)
+
+
+def test_a_run_named_twice_is_refused(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    with pytest.raises(RunError, match="is named twice"):
+        open_runs([run, Run(tmp_path / "." / "run")])
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("answers/part.parquet", "no answers of base, level1, level2, whose"),
+        ("debates.parquet", "no answers of ada, ben, vote, whose"),
+    ],
+)
+def test_answers_that_are_missing_are_refused_with_the_systems_and_the_command(tmp_path: Path, lost: str, told: str) -> None:
+    run = made(tmp_path / "run")
+    (run.path("evaluation") / lost).unlink()
+    with pytest.raises(RunError, match=rf"{told}.* magdi evaluate CONFIG --out {run.root}"):
+        write_report([run])
+    assert not (run.root / "report.html").exists()
+
+
+def test_a_part_of_the_answers_is_not_enough(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    rows = [row for row in said() if row.system in (BASE, "level1", "level2")]
+    write_answers(run.path("evaluation") / "answers" / "part.parquet", rows[:-1])
+    with pytest.raises(RunError, match="holds not all answers of level2, whose"):
+        write_report([run])
+
+
+@pytest.mark.parametrize("file", ["answers/part.parquet", "debates.parquet", "asked.parquet", "metrics.json"])
+def test_a_damaged_file_of_the_evaluation_is_told_in_words(tmp_path: Path, file: str) -> None:
+    run = made(tmp_path / "run")
+    (run.path("evaluation") / file).write_text("[torn")
+    with pytest.raises(RunError, match=r"cannot be read .*magdi evaluate CONFIG --out"):
+        write_report([run])
+
+
+def test_questions_that_cannot_be_read_are_told_in_words(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    (run.path("questions") / "train.parquet").write_text("torn")
+    with pytest.raises(RunError, match=r"questions; they cannot be read .*magdi run CONFIG --out"):
+        write_report([run])
+
+
+@pytest.mark.parametrize("text", [None, "[]"])
+def test_figures_that_are_missing_or_none_are_told_in_words(tmp_path: Path, text: str | None) -> None:
+    run = made(tmp_path / "run")
+    file = run.path("evaluation") / "metrics.json"
+    file.unlink() if text is None else file.write_text(text)
+    with pytest.raises(RunError, match=r"metrics.json cannot be read .*magdi evaluate CONFIG --out"):
+        open_runs([run])
+
+
+@pytest.mark.parametrize("option", ["--out", "--markdown"])
+@pytest.mark.parametrize("place", ["/proc/1/x.md", "file/x.md", "/dev/null"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path, option: str, place: str) -> None:
+    run = made(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    (run.path("evaluation") / "debates.parquet").unlink()
+    wanted, free = tmp_path / place, tmp_path / "free"
+    page, markdown = (wanted, free) if option == "--out" else (free, wanted)
+    with pytest.raises(ConfigError, match=f"{option} .*{place}"):
+        write_report([run], page, markdown=markdown)
+
+
+def test_page_and_tables_are_two_files(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    with pytest.raises(ConfigError, match="must be two files"):
+        write_report([run], markdown=run.root / "evaluation" / ".." / "report.html")
+
+
+def test_only_an_earlier_page_is_replaced(tmp_path: Path) -> None:
+    run, other = made(tmp_path / "run"), tmp_path / "thesis.html"
+    first = write_report([run])
+    assert write_report([run]) == first
+    other.write_text("<!doctype html><title>years of work</title>")
+    with pytest.raises(ConfigError, match=r"thesis.html exists and is none"):
+        write_report([run], other)
+    assert "years of work" in other.read_text()
+
+
+def test_only_a_markdown_file_is_replaced_by_the_tables(tmp_path: Path) -> None:
+    run, notes = made(tmp_path / "run"), tmp_path / "notes.txt"
+    for _ in range(2):
+        write_report([run], markdown=tmp_path / "study.md")
+    notes.write_text("years of work")
+    with pytest.raises(ConfigError, match=r"notes.txt exists and is named otherwise"):
+        write_report([run], markdown=notes)
+    assert notes.read_text() == "years of work"
+
+
+def test_a_recipe_is_told_in_words() -> None:
+    assert recipe_in_words(RECIPES["level1"]) == "1 x next_token; agents: best; round 0 only"
+    chosen = RECIPES["level1"].nodes.model_copy(update={"agents": ("ada", "ben"), "rounds": (0, 2)})
+    told = recipe_in_words(RECIPES["level1"].model_copy(update={"nodes": chosen}))
+    assert told == "1 x next_token; agents: ada, ben; rounds 0, 2 only"
+
+
+def test_the_clock_and_the_workers_time_are_told_apart(tmp_path: Path) -> None:
+    [run] = report_data([made(tmp_path / "run")])["runs"]
+    row = next(row for row in run["cost"] if row["stage"] == "level2, seed 0")
+    assert (row["seconds"], row["what"]) == (3.0, "3 steps on 4 graphs, 2 worker seconds (added up over all workers)")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.errors import TaskError
 from magdi_ray.tasks.load import TASKS
-from magdi_ray.cli.tasks import tasks_app
 
 GSM8K = [{"id": f"q{i}", "question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(30)]
 
@@ -66,7 +66,8 @@ def test_failures_are_listed_up_to_a_limit_and_end_with_exit_code_1(tmp_path: Pa
     path = write(tmp_path / "q.jsonl", [*GSM8K, *bad])
     said = tasks("check", "--path", path, "--limit", 2, code=1)
     assert "q.jsonl gsm8k 35 30 0 0 5" in " ".join(said.split())
-    assert "line 31: required: a row that can be read" in said
+    assert f"{path}, line 31: required " in said
+    assert "; found 'seven'" in said
     assert "line 33" not in said
     assert "... and 3 more" in said
 
@@ -96,7 +97,55 @@ def test_what_cannot_be_checked_is_refused_in_words(tmp_path: Path) -> None:
     path = write(tmp_path / "q.jsonl", [{"x": 1}])
     assert "Either --data DIR or --path FILE" in refused("check")
     assert "Either --data DIR or --path FILE" in refused("check", "--data", tmp_path, "--path", path)
-    assert "--task must be one of gsm8k" in refused("check", "--data", tmp_path, "--task", "tiny")
+    assert "--task must be one of gsm8k" in refused("check", "--data", tmp_path, "--task", "chess")
+    assert "found 'gsm8'. Did you mean gsm8k?" in refused("check", "--data", tmp_path, "--task", "gsm8")
+    assert "the questions of tiny are generated" in refused("check", "--data", tmp_path, "--task", "tiny")
+    assert "is on this machine. Leave it out" in refused("check", "--data", tmp_path, "--subset", "main")
+    assert "is on this machine. Leave it out" in refused("check", "--path", path, "--subset", "main")
     assert "its rows are those of no task: x" in refused("check", "--data", tmp_path)
     assert "none of" in refused("check", "--path", path, "--task", "gsm8k")
     assert "directory of question files" in refused("check", "--data", tmp_path / "none")
+
+
+def test_a_file_says_by_what_its_task_is_known(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.jsonl", GSM8K)
+    known = f"{path}: recognised as gsm8k by its rows"
+    assert known in tasks("check", "--path", path)
+    assert known not in tasks("check", "--path", path, "--task", "gsm8k")
+
+
+def test_a_gsm8k_file_without_its_answers_is_not_taken_for_mathematics(tmp_path: Path) -> None:
+    bare = [{"question": row["question"], "answer": "It is two."} for row in GSM8K]
+    path = write(tmp_path / "q.jsonl", bare)
+    assert refused("check", "--path", path) == (
+        f"{path}: questions of a known task are required; found none: not recognised; name it with --task"
+    )
+    write(tmp_path / "sound.jsonl", GSM8K)
+    assert "no question file: q.jsonl (not recognised; name it with --task)" in tasks("check", "--data", tmp_path)
+    assert "q.jsonl math 30 30 0 0 0" in " ".join(tasks("check", "--data", tmp_path, "--task", "math").split())
+
+
+def test_a_source_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "q.json"
+    path.write_text("[1, oops")
+    said = refused("check", "--path", path)
+    assert said.count(str(path)) == 1
+    assert "found none: after " in said
+
+
+def test_one_file_is_counted_as_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name / "q.jsonl", GSM8K)
+    runner = CliRunner()
+    assert "(1 file)" in runner.invoke(tasks_app, ["check", "--data", str(tmp_path / "a")]).output
+    assert "(2 files)" in runner.invoke(tasks_app, ["check", "--data", str(tmp_path)]).output
+
+
+@pytest.mark.parametrize("columns", [None, "80"])
+def test_a_table_that_is_piped_holds_whole_names_unless_columns_says_otherwise(tmp_path: Path, columns: str | None) -> None:
+    name = f"{'arc_challenge_' * 6}/ARC-Challenge-Dev.jsonl"
+    write(tmp_path / name, GSM8K)
+    said = CliRunner(env={"COLUMNS": columns}).invoke(tasks_app, ["check", "--data", str(tmp_path)]).stdout
+    table = "".join(line.split()[0] for line in said.partition(f"{name}: recognised")[0].splitlines()[3:] if line.strip())
+    assert table == name
+    assert (f"{name} gsm8k" in " ".join(said.split())) is (columns is None)

@@ -13,7 +13,19 @@ import typer
 from magdi_ray import __version__
 from magdi_ray.cli.evaluation import evaluate, report
 from magdi_ray.cli.graph import graph_app
-from magdi_ray.cli.options import ConfigFile, DefaultOut, Out, ResumeOption, RunDirectory, Set, open_run, option, out, run_until
+from magdi_ray.cli.options import (
+    ConfigFile,
+    DefaultOut,
+    Out,
+    ResumeOption,
+    RunDirectory,
+    Set,
+    open_run,
+    option,
+    out,
+    print_table,
+    run_until,
+)
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
@@ -59,7 +71,7 @@ def run(
     started = time.monotonic()
     loaded, directory = open_run(config, out_, set_)
     run_pipeline(loaded, directory, resume=resume)
-    out.print(result_tables(load_results(directory)))
+    print_table(result_tables(load_results(directory)))
     out.print(f"report: {write_report([directory])}", soft_wrap=True, markup=False)
     out.print(f"run: {directory.root}", soft_wrap=True)
     if as_json:
@@ -97,13 +109,13 @@ def plan(
         print(json.dumps(figures | {"distil": distil_json(made.distil)}))
         return
     if made.debate is not None and loaded.debate is not None:
-        out.print(plan_table(made.debate, made.paid))
+        print_table(plan_table(made.debate, made.paid))
         for remark in plan_remarks(made.debate, loaded.debate):
             out.print(remark, soft_wrap=True)
         out.print()
-    out.print(recipe_table(made.distil))
+    print_table(recipe_table(made.distil))
     if (memory := memory_table(made.distil)) is not None:
-        out.print(memory)
+        print_table(memory)
     for remark in made.distil.remarks:
         out.print(remark, soft_wrap=True, markup=False)
 

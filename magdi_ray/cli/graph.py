@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from magdi_ray.cli.options import option, out
+from magdi_ray.cli.options import option, out, print_table
 from magdi_ray.config import load_config
 from magdi_ray.errors import GraphError
 from magdi_ray.runs import CONFIG, Run
@@ -114,7 +114,7 @@ def graph_stats(run: Annotated[Path, typer.Argument(help="A run directory or a g
     from magdi_ray.graph.stats import describe, render_stats
     from magdi_ray.graph.store import iter_mags
 
-    out.print(render_stats(describe(iter_mags(_graphs(run)))))
+    print_table(render_stats(describe(iter_mags(_graphs(run)))))
 
 
 def _graphs(path: Path) -> Path:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from magdi_ray.config import RunConfig, load_config
 from magdi_ray.runs import Resume, Run
 
 out = Console(highlight=False)
 """Where results go; progress and remarks go to `progress.console`."""
+
+UNCUT = 1000
+"""Columns of a table that no terminal shows: what reads it looks for whole names."""
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table as wide as the terminal (or as COLUMNS says), and as wide as it needs to be where there is none."""
+    fitted = out.is_terminal or "COLUMNS" in os.environ
+    (out if fitted else Console(highlight=False, width=UNCUT)).print(table)
 
 
 def option(*names: str, **settings: Any) -> Any:

@@ -213,7 +213,7 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
     items: list[Any] = []
     name = names[0]
     try:
-        for name in names:  # noqa: B007 - the one that cannot be loaded is named below
+        for name in names:
             items += _items(manager, name)
         name = listed(names)
         tasks = manager.load(items)["tasks"]

@@ -10,8 +10,10 @@ Which number is the answer, first rule that yields one:
 3. the last number of the text, sentences that ask aside; none where the last sentence only refuses ("I don't know").
 
 What a reply thinks between `<think>` and `</think>` is left out where something stands behind it. Within a box or a statement
-only what stands behind its last "=" counts, where a number does; negated numbers never do ("not 5 but 7" is 7). Of several
-numbers a statement's first is taken; a box with several different ones ("160 to 230", "3d-70") gives no answer at all.
+only what stands behind its last "=" counts, where a number does; negated numbers never do ("not 5 but 7" is 7), nor does what
+"the wrong answer" is. Of several numbers a statement's first is taken; a box with several different ones ("160 to 230", "3d-70")
+gives no answer at all. Neither does a box or statement that is open ("5 or 6", "between 10 and 20", "at least 5") or not worked
+out ("20 - 2", "2\sqrt{3}", "$5!$"); "5 dollars or 500 cents" and "1/2 or 0.5" say one thing twice.
 
     "... she earns $<<9*2=18>>18 a day.\nThe answer is **$1,200.00** per year."  ->  "1200"
 
@@ -36,12 +38,31 @@ MAX_CLAUSE = 400
 MAX_TRIED = 50
 """Boxes and statements looked into, from the end."""
 
+FEW_WORDS = 6
+"""A reply of no more words that opens with a number or its bound is a statement: "5 or 6", "at least 5"."""
+
 PLAIN = re.compile(r"-?[1-9][0-9]{0,200}|0")
 """A number that is in normal form already, as nearly all are that were read before."""
 
 VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅛": "1/8"}
 
 SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+
+CORRECTED = re.compile(
+    r"\b(?:no,?\s+wait|wait|hold on|actually|scratch that|correction|I mean|make that|oops|on second thoughts?)\b"
+    r"|[,;]\s*(?:sorry|no),",
+    re.IGNORECASE,
+)
+"""What takes back a choice or number within a statement, for the one behind it: "5, no wait, 6"."""
+
+RETRACTED = re.compile(
+    r"[\s.!?*_)\"'…]*(?:no,?\s+wait|scratch that|correction\b|oops|on second thoughts?"
+    r"|(?:wait|hold on|actually|no|sorry)\s?[,:–—-])",
+    re.IGNORECASE,
+)
+"""What opens a sentence that takes back the statement before it: "No wait, ..."."""
+
+CONDITIONAL = re.compile(r"\b(?:if|unless|otherwise|depend(?:s|ing))\b", re.IGNORECASE)
 
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?[0-9.,]+)\s*\}\s*\{\s*([0-9.,]+)\s*\}|([0-9])\s*([0-9]))")
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
@@ -54,7 +75,37 @@ _NUMBER = re.compile(
     rf"(?:(?:\s+and)?\s+(?P<n>[0-9]+)/(?P<d>[0-9]+)(?![0-9])|\s?/\s?(?P<b>{_UNSIGNED}))?"
     r"(?!\.?[0-9])(?!\s?\^\s?\{?[0-9])"
 )
-_NEGATED = re.compile(rf"(?:\bnot|n't)\s+(?:\w+\s+)?[-$€£]*(?:{_UNSIGNED})", re.IGNORECASE)
+_NEGATED = re.compile(
+    rf"(?:(?:\bnot|n['’]t)\s+(?:\w+\s+)?|\b(?:anything (?:but|except)|other than|except(?: for)?)\s+)[-$€£]*(?:{_UNSIGNED})",
+    re.IGNORECASE,
+)
+_DENYING = re.compile(r"[\s*_$\\({\"']*(?:not\b|anything (?:but|except)\b|other than\b|except\b)", re.IGNORECASE)
+_WRONG = re.compile(
+    r"\b(?:wrong|incorrect|false|worst|(?:least|less) \w+|unlikely|implausible)\s+(?:answer|option|choice|result|number|one)s?\b"
+    r"[*_ ]*(?:\b(?:is|are|was|were|would be)\b|[:=])(?:(?!\b(?:but|while|whereas|and|so)\b)(?:[^.,;!?\n]|[.,](?=[0-9]))){0,200}",
+    re.IGNORECASE,
+)
+_BOUNDED = re.compile(
+    r"(?:\b(?:at (?:least|most)|(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|between|either|up to|(?:minimum|maximum) of)"
+    r"|[<>≤≥√]|\\(?:le|ge|leq|geq|lt|gt|sqrt\s*\{)|\bsqrt\s*[({]|(?<![A-Za-z0-9])[a-z]\s*[-+/])[\s$€£(]*\Z",
+    re.IGNORECASE,
+)
+_CALCULATED = re.compile(
+    r"\s*(?:!|√|π|\^|\\(?:sqrt|pi)(?![A-Za-z])|(?:dollars?|cents?|%|[a-z])?\s*(?:[-+*×·÷–]|\\(?:times|cdot|div)(?![A-Za-z])|x(?=\s?[$0-9]))"
+    rf"\s*[$€£(]*-?(?:{_UNSIGNED})|\+(?=[\s.,;$}}]|\Z)|(?:\s[a-z]+)?\s[+*×÷]\s[$€£]?[0-9])",
+    re.IGNORECASE,
+)
+_BARE = re.compile(r"\W*(?:(?:either|between|at (?:least|most)|(?:more|less|fewer) than|up to)\W+)?[0-9]", re.IGNORECASE)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?![0-9])")
+_MORE = re.compile(
+    r"[*_$%\s]*(?:[a-z]+\s+){0,2}?or\s+(?:more|less|fewer|higher|lower|greater|larger|smaller|above|below)\b", re.IGNORECASE
+)
+_OTHER = re.compile(
+    rf"(?P<percent>%?)[*_$\s]*(?P<unit>(?:[a-z]+\s+){{0,2}}?)(?:or|to)\s+(?:else\s+|even\s+|maybe\s+)?(?P<value>[*_$€£]*-?(?:{_UNSIGNED})(?:/[0-9]+)?)"
+    r"(?P<also>%?)[*_$]*(?P<other>(?:\s[a-z]+)?)",
+    re.IGNORECASE,
+)
 _EQUALS = re.compile(r"=|≈|\bequals\b", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _STATEMENT = re.compile(
@@ -78,27 +129,40 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)|(?<=\n)")
-_CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")
+_CLAUSE_END = re.compile(
+    r"[.?](?=[*_\"')}$\\]*(?:\s|$))|\n"
+    # "13!" is an exclamation, "5! = 120", "5! ways", "5!." and "$5!$" are factorials.
+    r"|!(?!(?<=[0-9]!)\s*(?:[=≈^]|[-*/+×·÷]\s?[0-9(]|(?<=\s)[a-z]))(?=[*_\"']*(?:\s|$))|(?<![0-9])!(?=[*_\"')}$\\]+(?:\s|$))"
+)
 
 
 def read_number(text: str) -> str | None:
     """The answer a text gives, in normal form; None when it gives none."""
     if PLAIN.fullmatch(text):
         return text
-    text = clean(spoken(text))
-    for match in reversed(list(_BOXED.finditer(text))[-MAX_TRIED:]):
-        if held := set(_result(_box(text, match.end()))):
-            return normal_form(held.pop()) if len(held) == 1 else None
-    for match in reversed(list(_STATEMENT.finditer(text, _first_statement(text)))[-MAX_TRIED:]):
-        clause = _clause(text, match.end())
-        if _UNKNOWN.match(clause):
-            return None
-        if stated := _result(clause):
-            return normal_form(stated[0])
-    if refuses(text):
+    text = without_wrong(clean(spoken(text)))
+    decided, answer = _decided(text)
+    if decided:
+        return answer
+    if refuses(text) or (len(text.split()) <= FEW_WORDS and _BARE.match(text) and is_open(text, sums=False)):
         return None
     values = numbers(without_negated(without_questions(text)))
     return normal_form(values[-1]) if values else None
+
+
+def _decided(text: str) -> tuple[bool, str | None]:
+    """Whether the last box or statement that says anything decides the answer, and how."""
+    for match in reversed(list(_BOXED.finditer(text))[-MAX_TRIED:]):
+        box = box_at(text, match.end())
+        if held := set(_result(box)):
+            return True, normal_form(held.pop()) if len(held) == 1 and not is_open(box) else None
+    for match in reversed(list(_STATEMENT.finditer(text, _first_statement(text)))[-MAX_TRIED:]):
+        clause = _corrected(clause_at(text, match.end()))
+        stated = _result(clause)
+        unknown = _UNKNOWN.match(clause) or is_open(clause)
+        if stated or unknown or (re.search(r"[0-9]", clause) and (_DENYING.match(clause) or "^" in clause)):
+            return True, normal_form(stated[0]) if stated and not unknown else None
+    return False, None
 
 
 def spoken(text: str) -> str:
@@ -134,6 +198,41 @@ def without_questions(text: str) -> str:
 def without_negated(text: str) -> str:
     """A text without the numbers it denies: "not 5 but 7" is "but 7"."""
     return _NEGATED.sub(" ", text)
+
+
+def without_wrong(text: str) -> str:
+    """A text without what it says that a wrong answer is: "the least likely answer is 5, but ..."."""
+    return _WRONG.sub(" ", text)
+
+
+def is_open(clause: str, *, sums: bool = True) -> bool:
+    """Whether the number that a cleaned box or statement gives is one of several, a bound, or part of a sum not worked out.
+
+    Without `sums` what is not worked out does not count as open.
+    """
+    clause = without_negated(clause)
+    parts = _EQUALS.split(clause)
+    said = parts[-1] if numbers(parts[-1]) else clause
+    match = next((match for match in _NUMBER.finditer(said) if _value(match) is not None), None)
+    if match is None or _SPACED.match(said) or _DATE.match(said, match.start()):
+        return False
+    before, behind = said[: match.start()], said[match.end() :]
+    if _BOUNDED.search(before) or (sums and _CALCULATED.match(behind)) or _MORE.match(behind):
+        return True
+    other = _OTHER.match(behind)
+    return other is not None and not _says_again(match, other)
+
+
+def _says_again(match: re.Match[str], other: re.Match[str]) -> bool:
+    """Whether "or" repeats a number, as in "1/2 or 0.5", "0.5 or 50%" and "5 dollars or 500 cents"."""
+    first, second = _value(match), numbers(other["value"])
+    units = [other[name].strip().lower().rstrip("s") for name in ("unit", "other")]
+    if all(units) and units[0] != units[1]:
+        return True
+    return bool(second) and first in (
+        second[-1],
+        second[-1] / 100 if other["also"] else second[-1] * 100 if other["percent"] else None,
+    )
 
 
 def same_number(left: str | None, right: str | None) -> bool:
@@ -193,7 +292,8 @@ def _plain_fraction(match: re.Match[str]) -> str:
     return f"{' ' if glued else ''}{top}/{bottom}"
 
 
-def _box(text: str, start: int) -> str:
+def box_at(text: str, start: int) -> str:
+    """What a box holds that is opened just before a position."""
     depth, end, limit = 1, start, min(len(text), start + MAX_CLAUSE)
     while end < limit and depth:
         depth += {"{": 1, "}": -1}.get(text[end], 0)
@@ -210,11 +310,18 @@ def _first_statement(text: str) -> int:
     return min((at for at in (text.find("####"), lower.find("answer"), line) if at >= 0), default=len(text))
 
 
-def _clause(text: str, start: int) -> str:
-    while start < len(text) and text[start] in " \t\r\n*_:`\\[(":
+def clause_at(text: str, start: int, skipped: str = " \t\r\n*_:`\\[(", ends: re.Pattern[str] = _CLAUSE_END) -> str:
+    """What a statement says from a position on, up to the end of its sentence."""
+    while start < len(text) and text[start] in skipped:
         start += 1
-    end = _CLAUSE_END.search(text, start, start + MAX_CLAUSE)
+    end = ends.search(text, start, start + MAX_CLAUSE)
     return text[start : end.start() if end else start + MAX_CLAUSE]
+
+
+def _corrected(clause: str) -> str:
+    """What stands behind the last correction of a statement ("5, no wait, 6"), where that holds a number."""
+    back = [match.end() for match in CORRECTED.finditer(clause)]
+    return clause[back[-1] :] if back and numbers(clause[back[-1] :]) else clause
 
 
 def _result(clause: str) -> list[Fraction]:

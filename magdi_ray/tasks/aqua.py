@@ -8,7 +8,9 @@ rationale, without the closing statement of its answer, is the question's soluti
      1.15x kilometers.\nx + 1.15x = 43\n ... \nThen P will have have walked 1.15*20=23 km.\nThe answer is E.", "correct": "E"}
 
 A question's text holds its options, a line each. A reply may state an option's value in place of its letter: "The answer is
-23.0 km." is "E". It is read where exactly one option is that number, and only from a statement, a box or a reply of a few words.
+23.0 km." is "E". It is read where exactly one option is that number, and only from a statement, a box or a reply of a few words
+that says no more than a value ("It is 23 km."). The number of an option ("option 3", "the 3rd option") is no value, and not taken
+for a letter either; nor is a bound ("at most 21"), one of several, or what "the wrong answer" is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from magdi_ray.tasks.answers import clean, numbers, spoken
+from magdi_ray.tasks.answers import CORRECTED, clean, is_open, numbers, spoken, without_wrong
 from magdi_ray.tasks.base import Question, Split
 from magdi_ray.tasks.choices import FEW_WORDS, closed_reasoning, lettered, options_of, read_letter
 from magdi_ray.tasks.lettered import Lettered, gold_letter
@@ -34,6 +36,19 @@ _STATED = re.compile(r"\#{4}|\\boxed\s*\{|\banswer\b[^.:=\n]{0,60}?(?:\bis\b|[:=
 _END = re.compile(r"[.!?](?=\s|$)|\n|\}")
 _UNDECIDED = re.compile(r"(?i:\b(?:or|not|nor|neither|between)\b|n['’]t\b)|(?<![A-Za-z])[A-E](?![A-Za-z'’])")
 _MORE_THAN_A_NUMBER = re.compile(r"[=:+*^<>≤≥√\\{]|[a-z]\s*/\s*[0-9]|[0-9][a-z]\b")
+_POSITION = re.compile(
+    r"\b(?:options?|choices?|answers?|numbers?|no\.?|nr\.?)\W{0,3}[0-9]|#\s*[0-9]|[0-9](?:st|nd|rd|th)\b", re.IGNORECASE
+)
+"""A number that says where an option stands."""
+
+_BARE = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then|it|that|this|there|we|you|get|is|are|was|equals|gives|would|be|must|exactly|about|answer|the"
+    r"|result|total|[A-Za-z]\s*=)[\s,:]+|[=≈:(]\s*)*[-+$€£]*\\?[0-9.(f](?:(?!\b(?:is|are|was|were|has|have|seems?|looks?|will|would|can"
+    r"|cannot|too|wrong|doubts?|options?|choices?|answers)\b|n['’]t).)*"
+    r"(?:\bis (?:the )?(?:right |correct )?(?:answer|right|correct|one))?[\s.!*_]*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A reply without a statement that is a value and little else."""
 _MARKUP = "*_`$\\[](): \t\r\n"
 
 
@@ -85,13 +100,16 @@ def _value(text: str) -> Fraction | None:
 
 
 def _stated(text: str) -> Fraction | None:
-    """The number of the last statement, or of a reply of a few words; None where it names a letter, or leaves it open."""
-    text = clean(spoken(text))
+    """The number of the last statement, or of a reply that is one; None where it names a letter or a position, or is open."""
+    text = without_wrong(clean(spoken(text)))
     last = next(reversed(list(_STATED.finditer(text))), None)
-    if last is None and len(text.split()) > FEW_WORDS:
+    if last is None and (len(text.split()) > FEW_WORDS or not _BARE.fullmatch(text.strip(_MARKUP))):
         return None
     start = last.end() if last else 0
     rest = text[start : start + MAX_CLAUSE].lstrip(_MARKUP)
     end = _END.search(rest)
     clause = rest[: end.start()] if end else rest
-    return None if _UNDECIDED.search(clause) else _value(clause.rpartition("=")[2].strip(_MARKUP))
+    asked = end is not None and end[0] == "?"
+    if asked or _UNDECIDED.search(clause) or _POSITION.search(clause) or CORRECTED.search(clause) or is_open(clause):
+        return None
+    return _value(clause.rpartition("=")[2].strip(_MARKUP))

@@ -15,6 +15,12 @@ from magdi_ray.tasks.base import Question
 
 EMPTY = 0
 WORD_OR_SIGN = re.compile(r"\w+|[+*/=<>^%×÷−]|-(?=\s*[\d(])")
+FORMULA = re.compile(
+    r"(?<!\\)\$\$(.{1,2000}?)\$\$|(?<![\\$])\$(?=[^\s$])((?:[^$\\]|\\.){0,2000}?(?<!\s))\$(?![0-9])"
+    r"|\\\((.{1,2000}?)\\\)|\\\[(.{1,2000}?)\\\]",
+    re.DOTALL,
+)
+"""LaTeX between its marks. Prices are none: "$5 and $3" opens a formula that a space, or a digit behind it, does not close."""
 
 
 class Digests:
@@ -65,8 +71,19 @@ def digest_of(text: str) -> int:
 
 
 def text_digest(question: Question) -> int:
-    """8 bytes of the hash of a question's words, numbers and arithmetic signs, blind to case, spacing and punctuation."""
-    return digest_of(" ".join(WORD_OR_SIGN.findall(question.text.lower())))
+    """8 bytes of the hash of a question's words, numbers and arithmetic signs, blind to case, spacing and punctuation.
+
+    Of a formula in LaTeX all but the spacing counts: a bracket, a sign or a letter's case makes another problem of it.
+    """
+    text = question.text
+    if "$" not in text and "\\" not in text:
+        return digest_of(" ".join(WORD_OR_SIGN.findall(text.lower())))
+    parts, at = [], 0
+    for formula in FORMULA.finditer(text):
+        parts += WORD_OR_SIGN.findall(text[at : formula.start()].lower())
+        parts.append("".join(next(held for held in formula.groups() if held is not None).split()))
+        at = formula.end()
+    return digest_of(" ".join([*parts, *WORD_OR_SIGN.findall(text[at:].lower())]))
 
 
 def fingerprint(question: Question) -> str:

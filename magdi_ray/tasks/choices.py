@@ -5,7 +5,8 @@ choices and states none of them gives no answer. First rule that yields an answe
 
 1. the last `\boxed{...}` that holds one;
 2. the last explicit statement: "the answer is (C)", "Answer: no", "#### B", "I choose D", "option B is the more plausible
-   answer". One that is undecided ("A or B", "cannot be determined") or only denies ("is not A") ends the search with None;
+   answer". One that is undecided ("A or B", "yes if X, otherwise no") or only denies ("is not A") ends the search with None; one
+   that is taken back ("A, no wait, B") gives what is put in its place;
 3. a letter alone on the last line, at the head of the reply ("(C) It is large.") or, with its option, on the last line; a
    sentence that opens with "Yes" or "No,". Two different ones are none, and so is one that is taken back at once;
 4. letters only: the one option that a reply of few words names, by letter ("I like option C") or by its whole text ("a bank").
@@ -24,10 +25,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
-from magdi_ray.tasks.answers import spoken
-
-MAX_CLAUSE = 400
-"""Characters of a box or statement that are read; keeps the reading linear in the text's length."""
+from magdi_ray.tasks.answers import CONDITIONAL, CORRECTED, RETRACTED, box_at, clause_at, spoken, without_wrong
 
 MAX_TRIED = 50
 """Boxes and statements looked into, from the end."""
@@ -37,6 +35,9 @@ FEW_WORDS = 12
 
 AROUND = 5
 """Words beside an option's text in a statement that means it ("the answer is most likely a bank"); more mention it in passing."""
+
+FEW_ASKED = 3
+"""A statement of more words before a question mark is none in doubt: "the answer is (A)?" asks."""
 
 PASSING = 40
 """Characters behind a letter that opens a reply in which a denial takes it back ("(A) is not plausible")."""
@@ -61,7 +62,10 @@ _UNDECIDED = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.!?](?=\s|$)|[.!?](?=[*_\"')}$\\]+(?:\s|$))|\n")
-_NEGATION = r"(?:\bnot|n['’]t|\bnever|\binstead of|\brather than)\s+(?:\w+\s+){0,2}?"
+_NEGATION = (
+    r"(?:\bnot|n['’]t|\bnever|\binstead of|\brather than|\b(?:anything|everything|all|any(?: of them| option)?) but"
+    r"|\bexcept(?: for)?|\bother than|\bapart from|\bexcluding)\s+(?:\w+\s+){0,2}?"
+)
 
 # A lower-case letter counts only in parentheses or alone; a bare capital only where it cannot begin a phrase ("A cellar is ...").
 _LETTER = (
@@ -72,7 +76,7 @@ _LETTER = (
 )
 _TAKEN_BACK = re.compile(r"(?:\b(?:not|nor|neither|whether|if|than|unless|or)\b|n['’]t)[^.!?\n,]{0,30}\Z", re.IGNORECASE)
 _BECAUSE = re.compile(r"\s+(?:because|since|as|while|whereas)\s")
-_ONE = r"(?:(?:option\s+)?\(?[A-Z]\b\)?|yes\b|no\b)"
+_ONE = r"(?:(?:option\s+)?(?:\([A-Z]\)|(?-i:[A-Z])\b)|yes\b|no\b)"
 _NEGATED = re.compile(rf"{_NEGATION}{_ONE}(?:\W+(?:(?:or|and|nor)\b\W*)?{_ONE})*", re.IGNORECASE)
 _ASIDE = re.compile(r"[,;]|\s+(?:because|since|as|while|whereas|but)\s|\s[-–—]\s")
 _LETTERS = re.compile(_LETTER)
@@ -155,7 +159,7 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
     def named(clause: str) -> list[str]:
         return _letters_in(clause, allowed)
 
-    text = spoken(text)
+    text = without_wrong(spoken(text))
     decided, answer = _stated(text, named)
     if decided:
         return answer
@@ -171,14 +175,14 @@ def read_letter(text: str, options: Sequence[str]) -> str | None:
 
 def read_yes_no(text: str) -> str | None:
     """ "yes" or "no", as a reply answers; None when it gives neither, or both."""
-    text = spoken(text)
+    text = without_wrong(spoken(text))
     decided, answer = _stated(text, _yes_no_in)
     if decided:
         return answer
     if word := normal_yes_no(text.strip(_MARKUP + "().!")):
         return word
     opened = {found for match in _OPENING.finditer(text) if (found := _opening_word(text, match.end()))}
-    return opened.pop() if len(opened) == 1 else None
+    return opened.pop() if len(opened) == 1 and "" not in opened else None
 
 
 def normal_letter(text: str | None) -> str | None:
@@ -244,9 +248,12 @@ def _stated(text: str, named: Callable[[str], list[str]]) -> tuple[bool, str | N
         clause = _clause(text, match.end())
         if _UNDECIDED.match(clause):
             return True, None
-        plain = _without_negated(clause)
+        behind = text[text.find(clause, match.end()) + len(clause) :]
+        if _asked(clause, behind):
+            continue
+        plain = _NEGATED.sub(" ", clause)
         if held := list(dict.fromkeys(named(plain))):
-            return True, held[0] if len(held) == 1 or _leads(plain, held, named) else None
+            return True, _settled(plain, behind, held, named)
         if plain != clause and named(clause):
             return True, None
     return False, None
@@ -285,6 +292,31 @@ def _in_brief(text: str, allowed: Mapping[str, str]) -> str | None:
     return held[0] if len(held) == 1 else None
 
 
+def _asked(clause: str, behind: str) -> bool:
+    return behind.lstrip(_MARKUP + ")").startswith("?") and "," not in clause and len(clause.split()) <= FEW_ASKED
+
+
+def _settled(clause: str, behind: str, held: list[str], named: Callable[[str], list[str]]) -> str | None:
+    """What a statement that names choices comes to, where it may take one back, name a condition or go on about others."""
+    if back := list(CORRECTED.finditer(clause)):
+        after = set(named(clause[back[-1].end() :]))
+        if after or (named(clause[: back[0].start()]) and "wait" in back[-1][0].lower()):
+            return after.pop() if len(after) == 1 else None
+    if "otherwise" in clause or (len(held) > 1 and (CONDITIONAL.search(clause) or not _leads(clause, held, named))):
+        return None
+    return _kept(held[0], behind, named)
+
+
+def _kept(choice: str, behind: str, named: Callable[[str], list[str]]) -> str | None:
+    """A stated choice, or what the next sentence puts in its place: "(A). No, (B)."; None where that only takes it back."""
+    if not (back := RETRACTED.match(behind)):
+        return choice
+    others = set(named(_NEGATED.sub(" ", _clause(behind, back.end()))))
+    if len(others) == 1:
+        return others.pop()
+    return None if others or re.search("wait|scratch", back[0], re.IGNORECASE) else choice
+
+
 def _leads(clause: str, held: list[str], named: Callable[[str], list[str]]) -> bool:
     """Whether a clause that names several choices opens with one and goes on about the others ("B, since A is too big")."""
     first = _ASIDE.split(clause, maxsplit=1)
@@ -293,10 +325,6 @@ def _leads(clause: str, held: list[str], named: Callable[[str], list[str]]) -> b
         and set(named(first[0])) == {held[0]}
         and not re.match(r"\s*(?:or|and|\W*\w\W*(?:,|or\b|and\b))", first[1])
     )
-
-
-def _without_negated(clause: str) -> str:
-    return _NEGATED.sub(" ", clause)
 
 
 def _denied(text: str, start: int) -> bool:
@@ -344,10 +372,17 @@ def _yes_no_in(clause: str) -> list[str]:
 
 
 def _opening_word(text: str, start: int) -> str | None:
+    """The word that a sentence opens with, or is corrected to; "" where it takes it back, None where there is none."""
     match = _YES_NO.match(text, start)
     either = _EITHER.match(text, start)
     undecided = either is not None and not re.search(r"[.!\n]", either[0])  # "Yes or no?", but not "Yes. No."
-    return None if match is None or undecided else match.lastgroup
+    if match is None or undecided:
+        return None
+    sentence = _clause(text, start)
+    words = [found.lastgroup or "" for found in _YES_NO.finditer(sentence)]
+    if len(set(words)) == 1:
+        return _kept(words[0], text[text.find(sentence, start) + len(sentence) :], _yes_no_in) or ""
+    return words[-1] if CORRECTED.search(sentence) and not CONDITIONAL.search(sentence) else ""
 
 
 def _group(match: re.Match[str]) -> str:
@@ -355,15 +390,8 @@ def _group(match: re.Match[str]) -> str:
 
 
 def _box(text: str, start: int) -> str:
-    depth, end, limit = 1, start, min(len(text), start + MAX_CLAUSE)
-    while end < limit and depth:
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        end += 1
-    return re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", text[start : end - (depth == 0)])
+    return re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}", r"\1", box_at(text, start))
 
 
 def _clause(text: str, start: int) -> str:
-    while start < len(text) and text[start] in _MARKUP:
-        start += 1
-    end = _CLAUSE_END.search(text, start, start + MAX_CLAUSE)
-    return text[start : end.start() if end else start + MAX_CLAUSE]
+    return clause_at(text, start, _MARKUP, _CLAUSE_END)

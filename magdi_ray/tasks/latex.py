@@ -3,7 +3,8 @@ r"""LaTeX answers: their one normal form, the number one is, and how one is take
     "\left( \dfrac12 ,\ 95,\!040\text{ cm} \right)."  ->  "(\frac{1}{2},95040)"
 
 The normal form has no markup that only looks: no dollar signs, spacing, \left and \right, \text, \displaystyle. It has no unit,
-currency, degree or percent sign either, and thousands are not grouped. It is LaTeX still, and can be shown in a box.
+currency, degree or percent sign either, thousands are not grouped, and "2 million" is 2000000. It is LaTeX still, and can be
+shown in a box. A unit is a word of `_UNIT` behind a number, or one that can be nothing else: "6xy", "2 ab" and "2 pi" have none.
 """
 
 from __future__ import annotations
@@ -24,12 +25,36 @@ ROUNDS = 8
 _GLYPHS = str.maketrans(
     {"−": "-", "–": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "⁄": "/", "π": r"\pi "}
     | {"∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm "}
-    | {"°": "", "∅": r"\emptyset ", "²": "^2", "³": "^3", "\u00a0": " ", "\u2009": " ", "\u202f": " "}
+    | {
+        "′": "'",
+        "’": "'",
+        "″": "''",
+        "°": "",
+        "∅": r"\emptyset ",
+        "²": "^2",
+        "³": "^3",
+        "\u00a0": " ",
+        "\u2009": " ",
+        "\u202f": " ",
+    }
 )
 _WORD = r"\\(?:text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf)|mbox|hbox|emph)"
 _ATOM = r"(?:\{[^{}]*\}|\\[A-Za-z]+|[A-Za-z0-9])"
 _AND = r"(?:,\s*)?(?:and|or)"
-_SCALE = r"(?:hundred|thousand|million|billion|trillion)"
+_SCALES = {"hundred": 2, **answers.SCALES}
+_SCALE = rf"(?:{'|'.join(_SCALES)})s?\b"
+_OPEN = r"(?:or|and|to|at|up|if|when|where|not|except|than|mod|halves|thirds|quarters|(?:ten|hundred|thousand|million)ths?)\b"
+"""What opens words that are no unit: they say more of the value, or another one."""
+
+_UNIT = (
+    r"(?:[kcm]m|kg|mg|ml|cl|ft|yds?|mph|kph|lbs?|hrs?|mins?|secs?|sq|inch(?:es)?|(?:square|cubic)|feet|foot|miles?|units?"
+    r"|degrees?|percent|dollars?|cents?|minutes?|seconds?|hours?|days?|weeks?|months?|years?)"
+)
+_NO_UNIT = (
+    r"(?:sqrt|sinh?|cosh?|tanh?|sec|csc|cot|log|ln|exp|arc(?:sin|cos|tan)|frac|cdot|times|infty|infinity|gcd|lcm|mod|min|max"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|sigma|omega|root|squared|cubed|plus|minus|over|base)"
+)
+_MORE_WORDS = rf"(?:\s+(?!{_OPEN}|{_NO_UNIT}\b)(?:[A-Za-z]{{2,}}|a\b))*"
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -37,8 +62,20 @@ def _fraction(match: re.Match[str]) -> str:
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
+def _scaled(match: re.Match[str]) -> str:
+    number = Fraction(match["n"].replace(",", "")) * 10 ** _SCALES[match["scale"].lower()]
+    return answers.normal_form(number) + (match["text"] or "")
+
+
+_SCALED = re.compile(
+    rf"(?<![\w.^{{,}}])(?P<n>[0-9]{{1,3}}(?:,[0-9]{{3}})+(?:\.[0-9]+)?|[0-9]{{1,50}}(?:\.[0-9]{{1,50}})?)\s*"
+    rf"(?P<text>{_WORD}\s*\{{)?\s*(?P<scale>{'|'.join(_SCALES)})s?\b",
+    re.IGNORECASE,
+)
+
 _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"√\s*(?:([0-9]+|[A-Za-z])|\(([^()]*)\))"), r"\\sqrt{\1\2}"),
+    (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"(?:√|(?<![\\A-Za-z])sqrt)\s*(?:([0-9]+|[A-Za-z])|\(([^()]*)\))"), r"\\sqrt{\1\2}"),
     (re.compile(r"\\(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"), r"\1"),
     (re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|mathstrut)(?![A-Za-z])\.?"), ""),
     # Thousands: "95,\!040", "10{,}000", "1\,000".
@@ -47,6 +84,7 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\(?:\$|%)|%|[$€£¥₹]"), ""),
     (re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)\s*,"), ", "),
     (re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|\\degree(?![A-Za-z])"), ""),
+    (re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?"), lambda match: "'" * match[1].count("p")),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(rf"\\frac\s*(?!\{{[^{{}}]*\}}\{{)({_ATOM})\s*({_ATOM})"), _fraction),
     (re.compile(r"\\sqrt\s*([0-9A-Za-z])"), r"\\sqrt{\1}"),
@@ -60,11 +98,22 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\\rangle(?![A-Za-z])"), ")"),
     (re.compile(r"\\(begin|end)\s*\{\s*[bB]?(?:small)?matrix\s*\}"), r"\\\1{pmatrix}"),
     (re.compile(rf"{_WORD}\s*\{{\s*{_AND}\s*\}}"), ","),
+    (_SCALED, _scaled),
     # A unit, or what is counted, behind something: "4319 \text{ dollars}", "12\text{ cm}^2".
-    (re.compile(rf"(?<=[^\s=,(\[{{<>:])\s*{_WORD}\s*\{{[^{{}}]*\}}(?:\s*\^\s*\{{?[0-9]\}}?)?\s*(?=[,;)\]]|\Z)"), ""),
+    (
+        re.compile(
+            rf"(?<=[^\s=,(\[{{<>:])\s*{_WORD}\s*\{{(?!\s*(?:{_OPEN}|{_SCALE}))[^{{}}]*\}}(?:\s*\^\s*\{{?[0-9]\}}?)?\s*(?=[,;)\]]|\Z)"
+        ),
+        "",
+    ),
     (re.compile(rf"{_WORD}\s*\{{([^{{}}]*)\}}"), r" \1 "),
-    (re.compile(rf"\A([-+]?[0-9][0-9.,]*(?:/[0-9]+)?)\s*(?!{_AND}\b|{_SCALE}s?\b)[A-Za-z]{{2,}}[A-Za-z ]*(?:\^[23])?\Z"), r"\1"),
-    (re.compile(r"\A((?:[^{}]|\{[^{}]*\})*[0-9}])\s+(?:square |cubic )?(?:units?|degrees?|percent|dollars?|cents?)\Z"), r"\1"),
+    (
+        re.compile(
+            rf"\A([-+]?[0-9][0-9.,]*(?:/[0-9]+)?)(?:\s*{_UNIT}\b|\s+(?!{_OPEN}|{_NO_UNIT}\b)(?=[A-Za-z]*[aeiou])[A-Za-z]{{4,}}){_MORE_WORDS}(?:\^[23])?\Z"
+        ),
+        r"\1",
+    ),
+    (re.compile(rf"\A((?:[^{{}}]|\{{[^{{}}]*\}})*(?<=[0-9}}]))\s+(?:square |cubic )?{_UNIT}(?:\^[23])?\Z"), r"\1"),
     (re.compile(r"(?<=[0-9])\s+and\s+(?=[0-9]+/[0-9])"), " "),
     (re.compile(r"(?:,\s*|\s)(?:and|or)\s(?!\s*[0-9]+/[0-9])"), ","),
     (re.compile(r"([_^])\s*\{\s*([0-9A-Za-z])\s*\}"), r"\1\2"),
@@ -107,6 +156,11 @@ def normal_form(text: str) -> str:
         if text == before:
             break
     return text
+
+
+def scaled(text: str) -> str:
+    """A text with "2 million" as 2000000."""
+    return _SCALED.sub(_scaled, text)
 
 
 def exact(text: str) -> str:

@@ -1,9 +1,9 @@
 r"""The child process that says whether two LaTeX expressions are equivalent: one pair in, one verdict out, until its input ends.
 
-    {"left": "(x-1)(x+1)", "right": "x^2-1", "seconds": 5.0}    ->    {"same": true}
+    {"number": 7, "left": "(x-1)(x+1)", "right": "x^2-1", "seconds": 5.0}    ->    {"number": 7, "same": true}
 
-Computer algebra may run for ever or take all memory. Here it may: the parent (`magdi_ray.tasks.latex_process`) ends a child that
-is late, a child whose parent is gone ends itself, and memory is bounded. The child knows LaTeX, nothing of tasks.
+Computer algebra may run for ever or take all memory. Here it may: the kernel ends a child that computes for longer than its
+seconds, or waits for far longer, with its parent gone or not, and memory is bounded. The child knows LaTeX, nothing of tasks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from typing import Any
 MEMORY = 4 * 2**30
 """Bytes of address space a child may take; beyond, a comparison fails and the pair is not equivalent."""
 
+WAIT = 10
+"""Times its seconds of computing that a pair may take on the clock: more than the parent waits, which may be gone."""
+
+WARM_UP = (("x+1", "1+x"), (r"x\le 3", r"(-\infty,3]"), (r"\{1,2\}", r"\{2,1\}"))
+"""Equivalent pairs of several kinds that load what the libraries load late: seconds that are not to count as anybody's."""
+
 DIGITS = 30
 """Significant digits to which two expressions without a variable have to agree."""
 
@@ -26,16 +32,13 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _limit_memory()
-    # The first pair loads the libraries: seconds that are not to count as anybody's comparison.
-    _say(replies, {"ready": equivalent("x+1", "1+x")})
+    _say(replies, {"ready": all(equivalent(left, right) for left, right in WARM_UP)})
     for line in sys.stdin:
         pair = json.loads(line)
-        # The kernel's own action, not a handler: it ends even a child that never comes back from one long multiplication.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, 2 * pair["seconds"] + 1)
+        _limit_time(pair["seconds"])
         verdict = equivalent(pair["left"], pair["right"])
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _say(replies, {"same": verdict})
+        _limit_time(0)
+        _say(replies, {"number": pair["number"], "same": verdict})
 
 
 def equivalent(left: str, right: str) -> bool:
@@ -92,7 +95,18 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _say(replies: Any, message: dict[str, bool]) -> None:
+def _limit_time(seconds: float) -> None:
+    """End the child after so many seconds of computing, or many more on the clock; 0 lifts the limit."""
+    for alarm, timer, limit in (
+        (signal.SIGPROF, signal.ITIMER_PROF, seconds),
+        (signal.SIGALRM, signal.ITIMER_REAL, WAIT * seconds),
+    ):
+        # The kernel's own action, not a handler: it ends even a child that never comes back from one long multiplication.
+        signal.signal(alarm, signal.SIG_DFL)
+        signal.setitimer(timer, limit)
+
+
+def _say(replies: Any, message: dict[str, bool | int]) -> None:
     replies.write(json.dumps(message) + "\n")
     replies.flush()
 

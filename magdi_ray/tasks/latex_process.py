@@ -1,7 +1,9 @@
 """The parent's side of the comparison child: one child per process, started when it is first needed, ended when it is late.
 
-Safe in threads (one pair at a time), in asyncio (it blocks, at most its timeout) and in Ray workers: it takes no signal handler
+Safe in threads (one pair at a time), in asyncio (it blocks, see `TIMEOUT`) and in Ray workers: it takes no signal handler
 and forks nothing of this process. A process forked off this one starts a child of its own. See `magdi_ray.tasks.latex_child`.
+
+Pairs are numbered, and a reply counts only for the pair of its number. A child that is interrupted over a pair is ended.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from typing import Any
 from magdi_ray.errors import ConfigError
 
 TIMEOUT = 5.0
-"""Seconds that one comparison may take; beyond, the pair is not equivalent."""
+"""Seconds of computing time that one comparison may take; beyond, a pair is not equivalent, on a busy machine or not."""
+
+PATIENCE = 6
+"""Times its computing time that a comparison may take on the clock before it is given up."""
 
 START_TIMEOUT = 120.0
 """Seconds that a child may take to load its libraries; a second or two on an idle machine."""
@@ -33,6 +38,7 @@ class LatexProcess:
         self.timeout = timeout
         self.starts = 0
         """How often a child was started."""
+        self._asked = 0
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -42,19 +48,21 @@ class LatexProcess:
         Raises:
             ConfigError: the package math-verify is missing, or no child can be started.
         """
-        pair = json.dumps({"left": left, "right": right, "seconds": self.timeout}).encode() + b"\n"
         with self._lock:
-            child = self._running()
+            self._asked += 1
+            pair = {"number": self._asked, "left": left, "right": right, "seconds": self.timeout}
             try:
-                _write(child, pair)
-                reply = _line(child, self.timeout)
+                child = self._running()
+                _write(child, json.dumps(pair).encode() + b"\n")
+                verdict = _verdict(_line(child, PATIENCE * self.timeout), self._asked)
             except OSError:
-                reply = b""
-            if not reply:
+                verdict = None
+            except BaseException:
+                self._end()  # its reply would come later, and be taken for another pair's
+                raise
+            if verdict is None:
                 self._end()
-                return None
-            verdict: dict[str, bool] = json.loads(reply)
-            return verdict["same"]
+            return verdict
 
     def close(self) -> None:
         """End the child, if one runs; the next comparison starts another."""
@@ -126,6 +134,15 @@ def _write(child: subprocess.Popen[bytes], line: bytes) -> None:
     pipe: Any = child.stdin
     while line:
         line = line[pipe.write(line) :]
+
+
+def _verdict(line: bytes, number: int) -> bool | None:
+    """What a reply says of the pair of that number; None for any other line, or none."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        return None
+    return reply["same"] if isinstance(reply, dict) and reply.get("number") == number else None
 
 
 def _line(child: subprocess.Popen[bytes], seconds: float) -> bytes:

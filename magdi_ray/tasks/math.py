@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from magdi_ray.tasks.answers import refuses, spoken, without_negated, without_questions
+from magdi_ray.tasks.answers import CORRECTED, is_open, refuses, spoken, without_negated, without_questions, without_wrong
 from magdi_ray.tasks.base import Question, Split
-from magdi_ray.tasks.latex import balanced, exact, normal_form, value
+from magdi_ray.tasks.latex import balanced, exact, normal_form, scaled, value
 from magdi_ray.tasks.latex_equal import equivalent
 from magdi_ray.tasks.latex_process import require_math_verify
 from magdi_ray.tasks.rows import named_question, row_text, written
@@ -62,6 +62,14 @@ _FORMULA = re.compile(
     r"|\\\((?P<c>.{1,600}?)\\\)|\\\[(?P<d>.{1,600}?)\\\]",
     re.DOTALL,
 )
+_DENIAL = r"(?:\bnot|n['’]t|\b(?:rather than|instead of|anything but|except|other than))"
+_A_BOX = r"\\(?:boxed|fbox)\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\}){0,200}\}){0,600}\}"
+_ANY_FORMULA = rf"(?:{re.sub(r'[?]P<[abcd]>', '?:', _FORMULA.pattern)}|{_A_BOX})"
+_DENIED = re.compile(
+    rf"({_DENIAL}\s+)(?:(?!only|just|merely)\w+\s+)?{_ANY_FORMULA}(?:\s*(?:,|\bn?or\b)\s*{_ANY_FORMULA})*", re.DOTALL
+)
+_DENYING = re.compile(rf"[\s*_({{]*{_DENIAL}")
+_LONE_DENIAL = re.compile(rf"[\s,;]*{_DENIAL}\s*(?=[.,;:]|\Z)")
 _LISTED = re.compile(r"\s*(?:,|,?\s*(?:and|or)\b)\s*", re.IGNORECASE)
 _CLAUSE_END = re.compile(
     r"[.!?](?=\s|$)|[.!?](?=[*_\"')}\\]+(?:\s|$))|\n|\"(?=\s*[,}])|,?\s(?:because|since|so that|which|where)\s|\s\((?![\s0-9+-])"
@@ -76,6 +84,8 @@ _BARE = re.compile(
     r"(?:\\[A-Za-z]+|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[^A-Za-z$\n]){1,400}"
 )
 """A reply that is nothing but an expression: no words, no dollar signs, one line."""
+_ABOUT = re.compile(r"\A(?:(?:about|approximately|roughly|around|exactly|simply|just|probably)\s+)+", re.IGNORECASE)
+_BOUND = re.compile(r"(?:at (?:least|most)|(?:more|less|fewer|greater) than|between|either|up to)\b", re.IGNORECASE)
 _ROUNDED = re.compile(r"\b(?:about|approximately|roughly|around)\s*\Z", re.IGNORECASE)
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])[a-z](?![A-Za-z(])")
 _ASIDE = re.compile(r",\s|\s[-–—]\s|\s(?:as|but|not|and not|rather than|instead of)\s")
@@ -114,7 +124,7 @@ class Math:
         return answer if answer and balanced(answer) else None
 
     def same(self, answer: str | None, gold: str | None) -> bool:
-        """Whether both are the same answer. Blocks for `latex_process.TIMEOUT` seconds at most."""
+        """Whether both are the same answer. Blocks while algebra computes, see `latex_process.TIMEOUT`."""
         return answer is not None and gold is not None and equivalent(answer, gold)
 
     def state(self, answer: str) -> str:
@@ -153,11 +163,13 @@ def read_row(row: Mapping[str, Any], split: Split) -> Question:
 def read_latex(reply: str) -> str | None:
     """The answer a reply gives, in normal form; None when it gives none.
 
-    The first rule that yields one: the last box, the last explicit statement, a formula or a number at the end.
+    The first rule that yields one: the last box, the last explicit statement, a formula or a number at the end. None of them may
+    be denied: "$7$, not $5$" is 7, and a last statement that only denies, "The answer is not $5$.", is no answer.
     """
-    text = spoken(reply)
+    text = without_wrong(spoken(reply))
     if (held := _json_answer(text)) is not None:
         return normal_form(held) or None
+    text = _DENIED.sub(r"\1,", text)  # the word stays, so that a statement which only denies is known
     if (boxed := _boxed(text)) is not None:
         return boxed
     if (cut := [match.end() for match in _BOXED.finditer(text) if match[0].endswith("{")]) and _closed(text, cut[-1]) is None:
@@ -166,8 +178,8 @@ def read_latex(reply: str) -> str | None:
         clause = _clause(text, match.end())
         if _UNKNOWN.match(clause):
             return None
-        if stated := _stated(clause):
-            return stated
+        if (stated := _stated(clause)) is not None or _DENYING.match(clause):
+            return stated or None
     return _last(without_questions(text))
 
 
@@ -224,19 +236,26 @@ def _clause(text: str, start: int) -> str:
 
 
 def _stated(clause: str) -> str | None:
-    clause = without_negated(clause).strip().removeprefix("but ")
+    """What a statement says; None where it holds no answer, "" where it leaves it open ("at least 5")."""
+    back = [match.end() for match in CORRECTED.finditer(clause)]
+    clause = clause[back[-1] :] if back and re.search(r"[0-9$\\]", clause[back[-1] :]) else clause
+    clause = _LONE_DENIAL.sub("", scaled(without_negated(clause))).strip().removeprefix("but ")
     if first := _FORMULA.search(clause):
         parts, end = [_inside(first)], first.end()
         # "$2$, $3$ and $5$" is one answer of three parts.
         while (mark := _LISTED.match(clause, end)) and (more := _FORMULA.match(clause, mark.end())):
             parts, end = [*parts, _inside(more)], more.end()
         return normal_form(", ".join(_right(part) for part in parts)) or None
-    plain = clause.strip(" *_`\"'.")
+    plain = _ABOUT.sub("", clause.strip(" *_`\"'."))
+    if _BOUND.match(plain):
+        return ""
     whole = normal_form(_right(plain)) if len(plain.split()) <= FEW_WORDS else ""
     if whole and not re.search(r"[A-Za-z] [a-z]+ |\A\$\Z", whole):
         return re.sub(r"\A(?:an?|the) ", "", whole)
     head = _ASIDE.split(plain)[0]
     if numbers := _PLAIN_NUMBER.findall(head):
+        if is_open(head, sums=False):
+            return ""
         return normal_form(numbers[-1] if "=" in head else numbers[0]) or None
     words = re.sub(r"\A(?:an?|the) ", "", head)
     return normal_form(words) or None if 0 < len(words.split()) <= FEW_WORDS // 2 else None
@@ -246,7 +265,7 @@ def _last(text: str) -> str | None:
     """What the last formula that holds a value says, or a number in the last sentence; None where that sentence refuses."""
     if refuses(text):
         return None
-    text = text.strip().rstrip(".!")
+    text = scaled(text).strip().rstrip(".!")
     if _BARE.fullmatch(text):
         return normal_form(_right(text)) or None
     starts = [match.end() for match in _SENTENCE_END.finditer(text)]

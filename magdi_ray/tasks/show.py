@@ -10,13 +10,15 @@ from rich.table import Table
 
 from magdi_ray.tasks.catalogue import CATALOGUE
 from magdi_ray.tasks.load import Fault
-from magdi_ray.tasks.verify import FileReport
+from magdi_ray.tasks.verify import Failure, FileReport
 
 
 def catalogue_table() -> Table:
     """Every task: what is asked, what an answer is, where its questions come from."""
-    table = Table("task", "what is asked", "answer", "published files", box=box.SIMPLE_HEAD)
-    table.add_column("hub name (subset)", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("task", no_wrap=True)
+    for heading in ("what is asked", "answer", "published files", "hub name (subset)"):
+        table.add_column(heading, overflow="fold")
     for entry in CATALOGUE:
         table.add_row(entry.name, entry.asks, entry.answer, entry.published, "\n".join(entry.hub) or "-")
     return table
@@ -39,6 +41,12 @@ def check_table(reports: Sequence[FileReport], names: Sequence[str]) -> Table:
 
 def failure_lines(report: FileReport, name: str) -> list[str]:
     """A line a failure that was kept, and one that counts the others."""
-    lines = [f"{name}, {f.question}: required: {f.rule}; gold {f.gold!r}, found {f.read!r}" for f in report.failures]
+    lines = [f"{name}, {failure.question}: {_said(failure)}" for failure in report.failures]
     more = report.failed - len(report.failures)
     return [*lines, f"{name}: ... and {more} more"] if more else lines
+
+
+def _said(failure: Failure) -> str:
+    if failure.rule is None:
+        return str(failure.read)
+    return f"required: {failure.rule}; gold {failure.gold!r}, found {failure.read!r}"

@@ -13,12 +13,14 @@ Rows that are doubled, empty or without a gold answer are counted as such; a row
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import TaskError
@@ -28,7 +30,7 @@ from magdi_ray.tasks.catalogue import KINDS, Kind
 from magdi_ray.tasks.choices import options_of
 from magdi_ray.tasks.load import READERS, TASKS, BadRow, Fault, iter_questions
 from magdi_ray.tasks.source import READERS as FILES
-from magdi_ray.tasks.source import is_saved, read_rows
+from magdi_ray.tasks.source import Place, is_saved, read_rows
 
 REASONING = "Step 1: look at what is given. Step 2: go from there to what is asked for, one thing after the other.\n\n"
 """What stands before the answer in the made-up reply; its numbers are no answer."""
@@ -40,7 +42,7 @@ WIDE = ("arc", "strategyqa")
 """Tasks whose readers also take the rows of narrower ones (CommonsenseQA, BoolQ): after them, unless the path names them."""
 
 WIDEST = "math"
-"""The task whose reader takes any question with an answer: only where no other task takes the rows."""
+"""The task whose reader takes any question with an answer: only where no other task takes the rows, and they bear its signs."""
 
 RECORDED = "debates"
 """A directory of recorded debates is not looked into: its files repeat questions in shapes of their own."""
@@ -51,12 +53,12 @@ class Failure:
     """One question whose gold did not come back, or a row that could not be read."""
 
     question: str
-    """Its id; of a row, its place."""
+    """Its id; of a row, its place in the source: "line 7", "algebra/12.json"."""
     gold: str | None
-    rule: str
-    """What was required."""
+    rule: str | None
+    """What was required; None of a row that could not be read."""
     read: str | None
-    """What was found."""
+    """What was found; of such a row, what was required and found."""
 
 
 @dataclass(slots=True)
@@ -135,7 +137,7 @@ def check_source(
     def left_out(bad: BadRow) -> None:
         report.left_out[bad.fault] += 1
         if bad.fault == "malformed":
-            fail(Failure(f"{bad.place.unit} {bad.place.number}", None, "a row that can be read", bad.reason))
+            fail(Failure(_within(source, bad.place), None, None, bad.reason))
 
     config = FileTask.model_validate({"name": name, "path": source, "subset": subset, "bad_rows": "skip"})
     for question in iter_questions(config, skipped=left_out):
@@ -146,13 +148,20 @@ def check_source(
     return report
 
 
+def _within(source: str, place: Place) -> str:
+    """Where a row stands in its source; of a directory of files, the file."""
+    return os.path.relpath(place.source, source) if place.unit == "file" else f"{place.unit} {place.number}"
+
+
 @dataclass(frozen=True, slots=True)
 class Recognised:
     """Whose questions a file holds."""
 
     task: str | None
     reason: str
-    """Why it holds none of any task known."""
+    """Why it is taken for none of any task known."""
+    doubtful: str | None = None
+    """The task whose reader takes its rows, where nothing but a person's word makes them that task's."""
 
 
 def recognise(source: str, *, subset: str | None = None) -> Recognised:
@@ -161,7 +170,7 @@ def recognise(source: str, *, subset: str | None = None) -> Recognised:
     try:
         sample = [row for _, row in islice(read_rows(source, split="train", subset=subset), SAMPLE)]
     except TaskError as error:
-        return Recognised(None, str(error))
+        return Recognised(None, str(error).removeprefix(source).lstrip(":, "))
     taken, unanswered = Counter[str](), Counter[str]()
     for row in sample:
         for name, reader in READERS.items():
@@ -171,7 +180,10 @@ def recognise(source: str, *, subset: str | None = None) -> Recognised:
                 continue
             if held is not None:
                 (taken if held.gold is not None else unanswered)[name] += 1
-    if fitting := [name for name in READERS if 2 * taken[name] > len(sample)]:
+    fitting = [name for name in READERS if 2 * taken[name] > len(sample)]
+    if fitting == [WIDEST] and not any(isinstance(row, Mapping) and _mathematical(row) for row in sample):
+        return Recognised(None, "not recognised; name it with --task", WIDEST)
+    if fitting:
         order = {name: (name == WIDEST, not _hinted(name, source), name in WIDE, -taken[name]) for name in fitting}
         return Recognised(min(fitting, key=lambda name: order[name]), "")
     if not sample:
@@ -180,6 +192,12 @@ def recognise(source: str, *, subset: str | None = None) -> Recognised:
     asked = 2 * max(unanswered.values(), default=0) > len(sample)
     said = "its rows have no gold answer of any task" if asked else "its rows are those of no task"
     return Recognised(None, f"{said}: {fields}")
+
+
+def _mathematical(row: Mapping[str, Any]) -> bool:
+    """Whether a row bears a sign of `math`: LaTeX in its question or answer, or a worked solution."""
+    texts = (str(row.get(field, "")) for field in ("problem", "question", "answer"))
+    return bool(row.get("solution")) or any(sign in text for text in texts for sign in "\\$")
 
 
 def _hinted(name: str, source: str) -> bool:

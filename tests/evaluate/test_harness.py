@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import shutil
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magdi_ray.agents.base import Message, Sampling
@@ -202,6 +204,52 @@ def test_an_unknown_task_is_answered_with_near_names(manager: Any) -> None:
         load_tasks(manager, ["coins_s", "coins_x"])
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("", "The questions of coins_w could not be loaded: a file of them is empty. At least one question"),
+        (None, "coins_w could not be loaded: they are on the Hugging Face hub, which cannot be reached"),
+    ],
+)
+def test_questions_that_cannot_be_had_are_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: str | None, told: str
+) -> None:
+    import datasets
+    from lm_eval.tasks import TaskManager
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'coins' on the Hub")
+
+    write_tasks(tmp_path, ["a"] * 4)
+    if files is None:
+        monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    else:
+        (tmp_path / "w.jsonl").write_text(files)
+    with pytest.raises(ConfigError, match=told):
+        load_tasks(
+            TaskManager(include_path=tmp_path, include_defaults=False), ["coins_s", "coins_w"] if files == "" else ["coins_w"]
+        )
+
+
+def test_a_directory_without_a_repository_is_no_news(
+    tmp_path: Path, manager: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_harness(harness_options("coins_s", limit=1), [local("base")], tmp_path / "out", manager=manager)
+    assert "fatal" not in capfd.readouterr().err
+
+
+def test_names_in_the_table_are_folded_and_never_cut(measured: Any) -> None:
+    _, results = measured
+    table = harness_table({"a_student_of_a_long_name": results["base"], "another_of_a_long_name": results["level4"]})
+    shown = Console(width=60, file=io.StringIO())
+    shown.print(table)
+    text = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert "±: standard error" in text
+    assert f"{results['base']['results']['coins_w']['exact_match,none']:.4f} ± " in text
+
+
 def test_tasks_that_run_code_of_the_model_are_refused(tmp_path: Path) -> None:
     from lm_eval.tasks import TaskManager
 
@@ -229,11 +277,12 @@ def test_a_student_without_a_chat_template_is_not_asked_in_chat_format(tmp_path:
 @pytest.mark.parametrize(
     ("tasks", "settings", "told"),
     [
-        (" , ", {}, "tasks: Tuple should have at least 1"),
+        ("", {}, "^--lm-eval needs task names, such as gsm8k,arc_easy.$"),
+        (" , ", {}, "--lm-eval needs task names"),
         ("a", {"limit": 0}, "limit: Input should be greater than or equal to 1, found 0"),
         ("a", {"num_fewshot": -1}, "num_fewshot: Input should be greater than or equal to 0, found -1"),
-        ("a", {"batch_size": "0"}, "--batch-size must be 1 or more, or auto; found 0"),
-        ("a", {"batch_size": "many"}, "batch_size: .*found 'many'"),
+        ("a", {"batch_size": "0"}, "^--batch-size must be a whole number from 1, or auto; found '0'.$"),
+        ("a", {"batch_size": "foo"}, "^--batch-size must be a whole number from 1, or auto; found 'foo'.$"),
         ("a", {"include_path": Path("/nowhere/at/all")}, "include_path: Path does not point to a directory"),
     ],
 )

@@ -29,7 +29,7 @@ I2I = "i2i/GSM8K_v2_20260131_020056.json"
 # Format, path, task; debates, turns, records left out, self and peer edges, unparsed turns, right turns.
 PUBLISHED = [
     ("society", "du_gsm/gsm_3_2.json", "gsm8k", (1, 6, 0, 3, 6, 0, 4)),
-    ("society", "du_gsm/gsm_3_2_100.json", "gsm8k", (100, 600, 0, 300, 600, 7, 460)),
+    ("society", "du_gsm/gsm_3_2_100.json", "gsm8k", (100, 600, 0, 300, 600, 8, 460)),
     ("society", "diverse_minds_gsm/gsm_3_2.json", "gsm8k", (10, 60, 0, 30, 60, 0, 57)),
     ("society", LLAMA, "gsm8k", (20, 180, 0, 120, 240, 6, 120)),
     # Two break off within their thoughts.
@@ -37,8 +37,8 @@ PUBLISHED = [
     ("eot", EOT.format("GSM8K"), "gsm8k", (50, 150, 0, 0, 0, 0, 125)),
     ("eot", EOT.format("StrategyQA"), "strategyqa", (50, 150, 0, 0, 0, 18, 95)),
     ("eot", EOT.format("CSQA"), "commonsenseqa", (50, 150, 0, 0, 0, 16, 115)),
-    ("llm_agora", "llm_agora/gsm_result.json", "gsm8k", (100, 900, 0, 600, 1200, 53, 107)),
-    ("llm_agora", "llm_agora/math_result.json", "gsm8k", (100, 900, 0, 600, 1200, 107, 38)),
+    ("llm_agora", "llm_agora/gsm_result.json", "gsm8k", (100, 900, 0, 600, 1200, 54, 107)),
+    ("llm_agora", "llm_agora/math_result.json", "gsm8k", (100, 900, 0, 600, 1200, 136, 38)),
     # Left out: the second of two debates on one question ("Can you find Bob Marley's face in most smoke shops?").
     ("ford", TWO, "strategyqa", (1131, 3170, 1, 1003, 1299, 29, 1888)),
     ("ford", TWO, "commonsenseqa", (1221, 2880, 0, 522, 657, 17, 2090)),

@@ -68,6 +68,53 @@ def test_a_text_without_one_answer_has_none(text: str) -> None:
     assert read_number(text) is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("5 or 6", "either 5 or 6", "5 dollars or 6 dollars", "10 to 20", "between 10 and 20", "10-20"),
+        *("at least 5", "at most 5", "more than 21", "5 or more", "5 apples or more", "anything but 5", "not 5"),
+        *("20 - 2", "$20 - $2", "20 dollars + 2 dollars", "3 + 4", "3*4", "3 x 4", "x + 5", "2x + 3", "18 = 9 * 2"),
+        *(r"2\sqrt{3}", r"$\sqrt{3}$", r"5\pi", "2^10", "5!", "$5!$", "5! ways"),
+    ],
+)
+def test_a_statement_that_is_open_or_not_worked_out_is_no_answer(said: str) -> None:
+    assert read_number(f"There are 3. The answer is {said}.") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("5 dollars or 500 cents", "5"),
+        ("2 hours or 120 minutes", "2"),
+        ("1/2 or 0.5", "0.5"),
+        ("0.5 or 50%", "0.5"),
+        ("$5 and 20 cents", "5"),
+        ("5 - the number of eggs", "5"),
+        ("2024-05-01", "2024"),
+        ("20 - 2 = 18", "18"),
+        ("18 (20 - 2)", "18"),
+        ("5! = 120", "120"),
+        ("13!", "13"),
+        ("**13!**", "13"),
+        ("5, no wait, 6", "6"),
+    ],
+)
+def test_what_only_looks_open_is_an_answer(said: str, number: str) -> None:
+    assert read_number(f"The answer is {said}") == number
+
+
+@pytest.mark.parametrize(
+    ("reply", "number"), [("5 or 6", None), ("at least 5", None), ("16 - 3", "3"), ("She needs at least 5.", "5")]
+)
+def test_without_a_statement_only_a_bare_reply_can_be_open(reply: str, number: str | None) -> None:
+    assert read_number(reply) == number
+
+
+def test_what_a_wrong_answer_is_does_not_count() -> None:
+    assert read_number("The wrong answer is 5.") is None
+    assert read_number("The wrong answer is 5.5, the right answer is 7.") == "7"
+
+
 def test_an_answer_said_to_be_unknown_is_not_replaced_by_another_number() -> None:
     assert read_number("He has 5 apples. The answer cannot be determined.") is None
     assert read_number("He has 5 apples. The answer is unknown.") is None
@@ -108,6 +155,20 @@ def test_a_normal_form_reads_back_as_its_value(value: Fraction) -> None:
     assert "." in normal_form(value) or Fraction(normal_form(value)) == value
 
 
-@pytest.mark.parametrize("piece", ["The answer is 1. ", r"\boxed{ answer is ", "1,111", " ", "1 and ", r"\frac{"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "The answer is 1. ",
+        r"\boxed{ answer is ",
+        "1,111",
+        " ",
+        "1 and ",
+        r"\frac{",
+        "answer is 5 or ",
+        "5! ",
+        "not ",
+        "wrong answer is ",
+    ],
+)
 def test_a_long_text_is_read_in_linear_time(piece: str) -> None:
     read_number(piece * 20_000)

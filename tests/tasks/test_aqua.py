@@ -88,6 +88,32 @@ def test_a_value_that_no_option_has_or_that_is_left_open_is_none(reply: str) -> 
     assert TASK.extract(QUESTION, reply) is None
 
 
+POSITIONS = read_row(ROW | {"options": ["A)2", "B)3", "C)4", "D)5", "E)21"]}, "test")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *("The answer is option 3.", "the 3rd option", "Option 2 is right", "The answer is number 4.", "There are 5 options."),
+        *("more than 21", "The answer is at most 5.", "at most 5", "between 2 and 5", "3 or 4", "The answer is 2 + 3."),
+        *(
+            "I have 21 doubts",
+            "21 is too small",
+            "The wrong answer is 5.",
+            "The answer is 3? No, 4.",
+            "The answer is 3, no wait, 4.",
+        ),
+    ],
+)
+def test_a_position_a_bound_or_a_number_in_passing_is_no_value(reply: str) -> None:
+    assert TASK.extract(POSITIONS, reply) is None
+
+
+@pytest.mark.parametrize("reply", ["21", "21 km", "It is 21.", "x = 21", "**21**", "21 is the answer.", r"$\frac{42}{2}$"])
+def test_a_reply_that_is_a_value_and_little_else_states_it(reply: str) -> None:
+    assert TASK.extract(POSITIONS, reply) == "E"
+
+
 def test_a_value_that_two_options_have_is_none() -> None:
     question = read_row(ROW | {"options": ["A)0.5", "B)1/2", "C)1", "D)2", "E)4"]}, "test")
     assert TASK.extract(question, "The answer is 0.5.") is None

@@ -63,6 +63,23 @@ def test_a_stated_letter_is_read(reply: str, letter: str) -> None:
         ("Neither A nor B is the correct answer.", None),
         ("If option A is the correct answer, then we would see money.", None),
         ("Option A is not relevant, as a shop needs no security.", None),
+        ("The answer is not a library.", None),
+        ("The answer is anything but (A).", None),
+        ("The answer is except A", None),
+        ("The answer is everything except a library.", None),
+        ("The answer is other than A.", None),
+        ("The wrong answer is (A).", None),
+        ("(A) is the wrong answer.", None),
+        ("The wrong answer is A, the right answer is B.", "B"),
+        ("The least likely answer is (A).", None),
+        ("The answer is (A)? No, (B).", None),
+        ("The answer is B, right?", "B"),
+        ("The answer is (A), no wait, (B).", "B"),
+        ("The answer is (A), wait, that is wrong.", None),
+        ("The answer is (A). No, (B).", "B"),
+        ("The answer is (A). Wait, that is wrong.", None),
+        ("The answer is (B). Actually, banks use them too.", "B"),
+        ("The answer is A if it is large, otherwise B.", None),
     ],
 )
 def test_what_is_denied_does_not_count_and_the_last_statement_wins(reply: str, letter: str | None) -> None:
@@ -130,6 +147,13 @@ def test_two_options_of_one_text_are_told_apart_by_letter_only() -> None:
         ("The answer (yes or no) is yes.", "yes"),
         ('{"answer": "no"}', "no"),
         ("It floats. So, no.", "no"),
+        ("The answer is yes? No.", "no"),
+        ("Yes, but actually no.", "no"),
+        ("The answer is yes, actually no.", "no"),
+        ("The answer is yes. No, wait, no.", "no"),
+        ("The answer is no. No evidence exists.", "no"),
+        ("The answer is no. No, pears float.", "no"),
+        ("The answer is no, actually.", "no"),
     ],
 )
 def test_a_stated_yes_or_no_is_read(reply: str, word: str) -> None:
@@ -151,6 +175,12 @@ def test_a_stated_yes_or_no_is_read(reply: str, word: str) -> None:
         "The answer is not yes.",
         "Yes, some do. No, others do not.",
         "The answer is unclear, no doubt.",
+        "The wrong answer is yes.",
+        "The answer is anything but yes.",
+        "The answer is yes if it rains, otherwise no.",
+        "The answer is yes, unless it is rotten, then no.",
+        "Yes if it rains, otherwise no.",
+        "No, yes would be wrong.",
     ],
 )
 def test_a_no_that_is_no_answer_is_none(reply: str) -> None:
@@ -203,7 +233,15 @@ def test_reading_is_total_and_linear_on_noise() -> None:
         assert read_letter(text, OPTIONS) in {None, *"ABCDE"}
         assert read_yes_no(text) in {None, "yes", "no"}
     began = time.perf_counter()
-    for text in (" " * 50_000, "\n" * 50_000, "answer " * 10_000, "Option A " * 10_000, "\\boxed{" * 10_000, "not " * 20_000):
+    for text in (
+        " " * 50_000,
+        "\n" * 50_000,
+        "answer " * 10_000,
+        "Option A " * 10_000,
+        "\\boxed{" * 10_000,
+        "not " * 20_000,
+        "wait " * 10_000,
+    ):
         read_letter(text, OPTIONS)
         read_yes_no(text)
     assert time.perf_counter() - began < 20

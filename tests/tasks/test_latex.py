@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from magdi_ray.errors import ConfigError
+from magdi_ray.tasks import latex_equal, latex_process
 from magdi_ray.tasks.latex import normal_form, split, value
 from magdi_ray.tasks.latex_equal import decide, equivalent
 from magdi_ray.tasks.latex_process import LatexProcess, require_math_verify, this_process
@@ -57,6 +58,16 @@ def no_algebra(left: str, right: str) -> bool:
         (r"\sqrt 2+\sqrt5", r"\sqrt{2}+\sqrt{5}"),
         ("√12 − π", r"\sqrt{12}-\pi"),
         (r"\begin{bmatrix} 1/4 \\ 2 \end{bmatrix}", r"\begin{pmatrix}1/4\\2\end{pmatrix}"),
+        ("6xy", "6xy"),
+        ("2ab", "2ab"),
+        ("5 apples a day", "5"),
+        ("18km", "18"),
+        (r"2\sqrt{3} cm", r"2\sqrt{3}"),
+        (r"3\text{ million}", "3000000"),
+        ("1.5 billion dollars", "1500000000"),
+        ("2 pi", r"2\pi"),
+        ("2 sqrt(3)", r"2\sqrt{3}"),
+        (r"f^{\prime\prime}(x)", "f''(x)"),
         ("  ", ""),
     ],
 )
@@ -121,6 +132,36 @@ def test_an_answer_is_taken_apart_outside_of_its_brackets() -> None:
         ("even", "neve", False),
         (r"\text{(A)}", "A", True),
         (r"\emptyset", r"\varnothing", True),
+        ("f(2)=9", "f(3)=9", False),
+        ("f(1)=2", "g(1)=2", False),
+        ("f'(x)=2x", "f(x)=2x", False),
+        ("f'(x)=2x", "2x", True),
+        ("f'(x)", "f(x)", False),
+        ("y''", "y", False),
+        ("x^2+y^2=4", "4", False),
+        ("2x+3y=6", "6", False),
+        ("x+y=5", "5", False),
+        ("xy=6", "6", False),
+        (r"2\theta=5", "5", False),
+        ("x=2y", "2y", True),
+        ("y=2x+3", "2x+3", True),
+        ("5=x", "5", True),
+        ("x=2+3=5", "5", True),
+        ("x=5", "y=5", False),
+        ("AB=5", "5", True),
+        (r"\angle ABC=60^\circ", "60", True),
+        (r"\gcd(4,6)=2", "2", True),
+        ("x=1,y=2", "1,2", True),
+        ("x=1,y=2", "2,1", False),
+        ("x=1,y=2", "y=2,x=1", True),
+        ("x=1,y=2", "x=2,y=1", False),
+        ("x=2,x=3", "3,2", True),
+        (r"x\in(0,1)", r"y\in(0,1)", False),
+        (r"y\ge 0", r"[0,\infty)", False),
+        (r"x\ge 0", r"k\ge 0", False),
+        (r"5\text{ or more}", "5", False),
+        (r"3\text{ hundredths}", "3", False),
+        (r"2\text{ million}", "2000000", True),
         ("", "", False),
     ],
 )
@@ -140,6 +181,12 @@ def test_what_is_plain_to_see_is_decided_without_algebra(left: str, right: str, 
         (r"[2\sqrt{2},4]", r"[\sqrt{8},4)", False),
         ("y=-2x+1", "y+2x=1", True),
         ("x=5", "y=5", False),
+        ("6xy", "6", False),
+        ("2ab", "2", False),
+        ("y=2x", r"x=\frac{y}{2}", True),
+        ("2x+3y=6", "4x+6y=12", True),
+        (r"x\ge 0", r"[0,\infty)", True),
+        (r"k<3", r"(-\infty,3)", True),
         (r"x\le 3", r"(-\infty,3]", True),
         (r"x\ne 1", r"(-\infty,1)\cup(1,\infty)", True),
         (r"72.25\pi", r"\frac{289\pi}{4}", True),
@@ -193,6 +240,50 @@ def test_a_child_that_dies_is_replaced(process: LatexProcess) -> None:
     process._child.wait()
     assert process.equivalent("x+1", "1+x")
     assert process.starts == 2
+
+
+def test_an_interrupt_before_the_reply_costs_no_later_pair_its_verdict(
+    process: LatexProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(child: object, seconds: float) -> bytes:
+        raise KeyboardInterrupt
+
+    assert process.equivalent("x+1", "1+x")
+    with monkeypatch.context() as patch:
+        patch.setattr(latex_process, "_line", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            process.equivalent("x+1", "1+x")
+    assert process.equivalent("x+1", "x+2") is False
+    assert process.starts == 2
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"7\n", b'{"number": 6, "same": true}\n', b'{"number": 7, "same": true}\n{"number"', b"\xff\n"]
+)
+def test_a_line_that_is_not_the_pairs_own_reply_is_no_verdict(line: bytes) -> None:
+    assert latex_process._verdict(line, 7) is None
+    assert latex_process._verdict(b'{"number": 7, "same": false}\n', 7) is False
+
+
+def test_time_in_which_the_child_does_not_run_does_not_count(process: LatexProcess) -> None:
+    assert process.equivalent("x+1", "1+x")
+    assert process._child is not None
+    process.timeout = 0.5
+    os.kill(process._child.pid, signal.SIGSTOP)
+    threading.Timer(1.0, os.kill, (process._child.pid, signal.SIGCONT)).start()
+    assert process.equivalent("x+1", "1+x")
+    assert process.starts == 1
+
+
+def test_a_pair_that_was_given_up_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = iter((None, True))
+
+    class Slow:
+        def equivalent(self, left: str, right: str) -> bool | None:
+            return next(verdicts)
+
+    monkeypatch.setattr(latex_equal, "this_process", Slow)
+    assert [equivalent("q+77", "77+q") for _ in range(3)] == [False, True, True]
 
 
 def test_threads_and_coroutines_share_one_child(process: LatexProcess) -> None:

@@ -91,13 +91,56 @@ def test_the_prompt_holds_the_problem_asks_for_a_box_and_answers_nothing() -> No
 
 
 @pytest.mark.parametrize(
-    "piece", ["The answer is $1$. ", r"\boxed{ answer is ", "$", "$x", r"\(", "1,111", " ", r"\frac{", "? ", "a=", "{"]
+    "piece",
+    [
+        "The answer is $1$. ",
+        r"\boxed{ answer is ",
+        "$",
+        "$x",
+        r"\(",
+        "1,111",
+        " ",
+        r"\frac{",
+        "? ",
+        "a=",
+        "{",
+        "not $",
+        r"not \boxed{{",
+        "not $a$, ",
+    ],
 )
 def test_a_long_text_is_read_in_linear_time(piece: str) -> None:
     began = time.perf_counter()
     TASK.extract(QUESTION, piece * 10_000)
     TASK.reasoning(piece * 10_000)
     assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ("The answer is not $5$.", None),
+        ("The answer is $7$. The answer is not $5$.", None),
+        ("The answer is not $5$ or $6$.", None),
+        ("The answer is anything but $5$.", None),
+        (r"It is not \boxed{6}.", None),
+        (r"The answer is \boxed{5}, not \boxed{6}.", "5"),
+        (r"The answer is not $\boxed{6}$ but $\boxed{7}$.", "7"),
+        ("The answer is not $5$ but $7$.", "7"),
+        ("The answer isn't $5$, it's $7$.", "7"),
+        ("It is $7$, not $5$.", "7"),
+        ("The answer is not prime.", "not prime"),
+        ("The wrong answer is $5$. The answer is $6$.", "6"),
+        ("The answer is $5$, no wait, $6$.", "6"),
+        ("The answer is at least 5.", None),
+        ("The answer is 2 pi.", r"2\pi"),
+        ("The answer is about 2 million dollars.", "2000000"),
+        (r"\boxed{2\text{ million}}", "2000000"),
+        ("The answer is 6xy.", "6xy"),
+    ],
+)
+def test_what_is_denied_taken_back_or_open_is_no_answer(reply: str, answer: str | None) -> None:
+    assert TASK.extract(QUESTION, reply) == answer
 
 
 def test_none_is_the_same_as_nothing() -> None:

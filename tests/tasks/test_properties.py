@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from magdi_ray.tasks import answers, latex
 from magdi_ray.tasks.answers import read_number
 from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.checks import WORD_OR_SIGN, digest_of, text_digest
 from magdi_ray.tasks.choices import lettered
 from magdi_ray.tasks.latex_equal import decide
 from magdi_ray.tasks.load import TASKS
@@ -206,3 +207,37 @@ def test_commas_currency_and_units_do_not_change_a_number(name: str, number: int
         f"**{sign}{grouped}**",
     ):
         assert judge.same(judge.extract(STORY, f"The answer is {written}."), str(number)), written
+
+
+def digest(text: str) -> int:
+    return text_digest(Question("q", text))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (r"(2+3)\cdot 4", r"2+(3\cdot 4)"),
+        ("5!", "5"),
+        ("[0,1)", "(0,1]"),
+        ("a - b", "a b"),
+        ("x^{2-y}", "x^{2}y"),
+        ("|x-3|=5", "(x-3)=5"),
+        (r"0.\overline{3}", r"0\overline{3}"),
+        ("a", "A"),
+    ],
+)
+@pytest.mark.parametrize("marks", ["${}$", "$${}$$", r"\({}\)", r"\[{}\]"])
+def test_problems_that_differ_in_a_sign_of_a_formula_have_different_digests(marks: str, left: str, right: str) -> None:
+    assert digest(f"What is {marks.format(left)}?") != digest(f"What is {marks.format(right)}?")
+    assert digest(f"What is {marks.format(left)}?") == digest(f"what  is\n{marks.format(left)}!")
+
+
+@pytest.mark.parametrize("text", ["A pack costs $5, and $3 (off).", "$5-$3?", r"It is \$5 or \$6", "What is 2 - 3?", "$"])
+def test_a_text_without_a_formula_is_its_words_numbers_and_signs(text: str) -> None:
+    assert digest(text) == digest_of(" ".join(WORD_OR_SIGN.findall(text.lower())))
+
+
+@given(text=st.text(alphabet="$\\()[]{}ax1 -.", max_size=40))
+@FEW
+def test_any_text_has_a_digest(text: str) -> None:
+    assert digest(text) == digest(text)

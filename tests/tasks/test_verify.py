@@ -15,6 +15,7 @@ from magdi_ray.tasks.catalogue import CATALOGUE, KINDS
 from magdi_ray.tasks.commonsenseqa import CommonsenseQa
 from magdi_ray.tasks.gsm8k import Gsm8k
 from magdi_ray.tasks.load import READERS, TASKS
+from magdi_ray.tasks.show import failure_lines
 from magdi_ray.tasks.strategyqa import StrategyQa
 from magdi_ray.tasks.verify import check_source, failure_of, other_answers, question_sources, recognise
 
@@ -92,6 +93,15 @@ def test_rows_are_counted_as_what_they_are_and_only_unreadable_ones_fail(tmp_pat
     assert "seven" in (report.failures[0].read or "")
 
 
+def test_an_unreadable_row_is_named_by_its_line_or_its_file(tmp_path: Path) -> None:
+    lines = check_source("gsm8k", str(write(tmp_path / "q.jsonl", [GSM8K[0], "{oops"])))
+    assert failure_lines(lines, "q.jsonl")[0].startswith("q.jsonl, line 2: required one JSON object per line; found '{oops")
+    for number, row in enumerate(({"problem": "1?", "solution": "\\boxed{1}"}, {"level": 2})):
+        write(tmp_path / "math" / "algebra" / f"{number}.json", [row])
+    [said] = failure_lines(check_source("math", str(tmp_path / "math")), "math")
+    assert said.startswith("math, algebra/1.json: required ")
+
+
 def test_progress_is_told_the_rows_read_so_far(tmp_path: Path) -> None:
     told: list[int] = []
     check_source("gsm8k", str(write(tmp_path / "q.jsonl", [GSM8K[0], "", GSM8K[1]])), progress=told.append)
@@ -110,6 +120,8 @@ def test_progress_is_told_the_rows_read_so_far(tmp_path: Path) -> None:
         ("arc_challenge/a.jsonl", NESTED, "arc"),
         ("gsm8k/a.jsonl", NESTED, "commonsenseqa"),
         ("a.jsonl", [{"problem": "1+1?", "solution": "\\boxed{2}"}], "math"),
+        ("a.jsonl", [{"problem": "What is $1+1$?", "answer": "2"}], "math"),
+        ("a.jsonl", [{"question": "Half of 1?", "answer": "\\frac12"}], "math"),
         ("a.jsonl", [*GSM8K, "{oops", {"question": "1?", "answer": "x"}], "gsm8k"),
     ],
 )
@@ -126,6 +138,7 @@ def test_a_file_is_recognised_by_its_rows_and_where_several_tasks_take_them_by_i
         ([{"question": "1 + 1?", "ground_truth": "A: 2"}], "no gold answer of any task: question, ground_truth"),
         ([{"x": 1}], "its rows are those of no task: x"),
         (["{oops"], "those of no task: no fields"),
+        ([{"question": "How many?", "answer": "It is 7."}], "not recognised; name it with --task"),
     ],
 )
 def test_a_file_of_no_task_is_told_why(tmp_path: Path, rows: list[Any], reason: str) -> None:

@@ -2,7 +2,8 @@
 
 An answer of confidence c counts in the bin of the unit interval that c falls into, one of ten of equal width; the last one takes
 1.0 too. The expected calibration error (Naeini et al. 2015) is the mean over answers of their bin's |accuracy - mean confidence|.
-An answer without a confidence, and one to a question whose right answer nobody knows, is not counted.
+An answer without a confidence, and one to a question whose right answer nobody knows, is not counted. Every set is counted apart:
+teachers are heard on training questions too, students are not, and nobody is compared over different questions unawares.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from magdi_ray.debate.reading import split_confidence
 from magdi_ray.debate.transcript import ConfidenceSource
-from magdi_ray.evaluate.answers import Answer
+from magdi_ray.evaluate.answers import VOTE, Answer
 from magdi_ray.evaluate.report.dialogue import right
 from magdi_ray.graph.schema import Mag
 from magdi_ray.tasks.base import Task
@@ -25,11 +26,12 @@ SOURCES: dict[ConfidenceSource, Source] = {"stated": "stated", "token_probabilit
 
 
 class Who(NamedTuple):
-    """Whose confidences of what kind."""
+    """Whose confidences of what kind, on which questions."""
 
     who: str
     kind: Literal["teacher", "student", "engine", "debate"]
     source: Source
+    split: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Reliability:
     who: str
     kind: str
     source: Source
+    set: str
+    """Task and split of the questions, as "tiny/test"; also a split on which nobody was evaluated, as "tiny/train"."""
     count: int
     ece: float
     bins: tuple[Bin, ...]
@@ -69,22 +73,24 @@ class Calibration:
             return
         for node in mag.nodes:
             if node.confidence is not None and node.confidence_source in SOURCES:
-                who = Who(node.agent, "teacher", SOURCES[node.confidence_source])
+                who = Who(node.agent, "teacher", SOURCES[node.confidence_source], mag.question.split)
                 self._add(who, node.confidence, bool(right(self._task, mag, node.answer)))
         if mag.answer is not None:
-            self._add(Who("vote", "debate", "agreement"), mag.agreement, bool(right(self._task, mag, mag.answer)))
+            who = Who(VOTE, "debate", "agreement", mag.question.split)
+            self._add(who, mag.agreement, bool(right(self._task, mag, mag.answer)))
 
     def add_answer(self, answer: Answer, kind: Literal["student", "engine"]) -> None:
         """A single reply of a student or a further system, of any seed; votes over several replies are left out."""
         if answer.method == "single" and answer.confidence is not None:
             stated = split_confidence(answer.text).confidence is not None
-            self._add(Who(answer.system, kind, "stated" if stated else "probability"), answer.confidence, answer.correct)
+            who = Who(answer.system, kind, "stated" if stated else "probability", answer.split)
+            self._add(who, answer.confidence, answer.correct)
 
     def rows(self) -> list[Reliability]:
-        """Everyone whose confidences are known: teachers, the debate, then the others in order of first appearance."""
+        """Everyone whose confidences are known, split by split: teachers, the debate, then the others as they first appeared."""
         order = {"teacher": 0, "debate": 1, "student": 2, "engine": 3}
         found = sorted(self._held.items(), key=lambda item: order[item[0].kind])
-        return [_reliability(who, sums) for who, sums in found]
+        return [_reliability(who, self._task.name, sums) for who, sums in found]
 
     def _add(self, who: Who, confidence: float, is_right: bool) -> None:
         if who not in self._held:
@@ -102,12 +108,13 @@ class _Sums:
     right: int = 0
 
 
-def _reliability(who: Who, sums: list[_Sums]) -> Reliability:
+def _reliability(who: Who, task: str, sums: list[_Sums]) -> Reliability:
     count = sum(place.count for place in sums)
     return Reliability(
         who=who.who,
         kind=who.kind,
         source=who.source,
+        set=f"{task}/{who.split}",
         count=count,
         ece=sum(abs(place.right - place.confidence) for place in sums) / count,
         bins=tuple(

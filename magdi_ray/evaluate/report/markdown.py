@@ -13,10 +13,12 @@ Row = Mapping[str, Any]
 SCORES = """\
 Accuracy is the share of questions answered rightly; no answer, and no reply, is wrong. Intervals are at 95%: Wilson's for \
 one training, over several trainings one that holds for other trainings and other questions alike. Tokens are those of a \
-question: of the debate by all agents in all rounds, of a vote over several replies by all of them."""
+question: of the debate by all agents in all rounds, of a vote over several replies by all of them. No answer: replies in \
+which none could be read; no reply: questions without one; over several trainings both are means."""
 DIFFERENCES = """\
-Accuracy of the first minus that of the second on the same questions, in points, with its interval at 95%. Gained: questions \
-that only the first has right; lost: that only the second has right. p: exact McNemar test, over several trainings a t-test."""
+Accuracy of the first minus that of the second on the same questions, in points, with its interval at 95%. p: exact McNemar \
+test, over several trainings a t-test."""
+GAINED = "Gained: questions that only the first has right; lost: that only the second has right; unknown over several trainings."
 ORDERINGS = """\
 A claim holds where the interval of the difference lies above its bound (0, but for a claim that names another), is reversed \
 where it lies below, and is not seen where the interval holds the bound. One of fewer tokens is also reversed where there \
@@ -25,7 +27,9 @@ COMPARED = "The same questions, matched by their texts; what only one run asked 
 ROUNDS = """\
 Agreement is the mean share of agents that give the commonest answer, consensus the share of debates in which all agree. A \
 debate that stopped early counts with its last state in later rounds."""
-COST = "Wall-clock time of each stage. Tokens in of a training are those it forwarded. A dash is unknown."
+COST = """\
+Seconds are wall-clock time, from a stage's start to its end; worker seconds are those of a training's steps and measurements, \
+summed over its workers. Tokens in of a training are those it forwarded. A dash is unknown."""
 
 
 def study_page(data: Mapping[str, Any]) -> str:
@@ -42,23 +46,45 @@ def study_page(data: Mapping[str, Any]) -> str:
 
 def _run(run: Row) -> Iterator[str]:
     titles = {system["id"]: system["title"] for system in run["systems"]}
-    for asked in run["sets"]:
+    names = _short_names(run)
+    sets = sorted(run["sets"], key=_outside)
+    for asked in sets:
         where = ", out of domain" if asked["domain"] == "out" else ""
         yield f"## {_cell(asked['id'])}{where}: {asked['questions']} questions"
         yield _scores([row for row in run["scores"] if row["set"] == asked["id"]], titles)
         if rows := [row for row in run["differences"] if row["set"] == asked["id"]]:
-            yield _differences(rows)
+            yield _differences(rows, names)
     yield SCORES
     if run["differences"]:
-        yield DIFFERENCES
+        yield DIFFERENCES + (f" {GAINED}" if _any(run["differences"], "gained") else "")
     if run["orderings"]:
-        yield from ("## Claims", _orderings(run["orderings"]), ORDERINGS)
+        yield from ("## Claims", *_orderings(run["orderings"], [asked["id"] for asked in sets]), ORDERINGS)
     if run["rounds"]:
-        yield from ("## Debates, round by round", _rounds(run["rounds"]), ROUNDS)
+        splits = [asked["split"] for asked in sets]
+        yield from ("## Debates, round by round", _rounds(_ordered(run["rounds"], "split", splits)), ROUNDS)
     if run["cost"]:
         yield from ("## Cost", _cost(run["cost"]), COST)
     if run["facts"]:
         yield from ("## Settings", table(("setting", "value"), run["facts"]))
+
+
+def _outside(asked: Row) -> bool:
+    return bool(asked["domain"] == "out")
+
+
+def _short_names(run: Row) -> dict[str, str]:
+    """What a comparison calls a system by where that is not its id: the debate as everywhere else."""
+    return {system["id"]: system["title"] for system in run["systems"] if system["kind"] == "debate"}
+
+
+def _any(rows: Iterable[Row], name: str) -> bool:
+    return any(row[name] is not None for row in rows)
+
+
+def _ordered(rows: Iterable[Row], name: str, values: Sequence[str]) -> list[Row]:
+    """Rows in the order of these values; rows of others after them, as they come."""
+    place = {value: number for number, value in reversed(list(enumerate(values)))}
+    return sorted(rows, key=lambda row: place.get(row[name], len(values)))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, figures: int = 0) -> str:
@@ -77,6 +103,7 @@ def _scores(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
         "tokens out",
         "tokens in",
         "no answer",
+        "no reply",
     )
     lines = [
         (
@@ -87,34 +114,48 @@ def _scores(rows: Sequence[Row], titles: Mapping[str, str]) -> str:
             str(row["seeds"]),
             _figure(row["tokens_out"] or None),
             _figure(row["tokens_in"] or None),
-            f"{row['unanswered'] + row['errors']:g}",
+            f"{row['unanswered']:g}",
+            f"{row['errors']:g}",
         )
         for row in rows
     ]
-    return table(columns, lines, figures=7)
+    return table(columns, lines, figures=8)
 
 
-def _differences(rows: Iterable[Row]) -> str:
-    columns = ("comparison", "difference", "95% interval", "gained", "lost", "questions", "p")
-    return table(columns, ((_pair(row), *_difference(row)) for row in rows), figures=6)
+def _differences(rows: Sequence[Row], names: Mapping[str, str]) -> str:
+    figures = _difference_columns(rows)
+    lines = ((_pair(row, names, names), *_difference(row, figures)) for row in rows)
+    return table(("comparison", *figures), lines, figures=len(figures))
 
 
 def _compared(data: Row) -> Iterator[str]:
-    columns = ("set", "comparison", "difference", "95% interval", "gained", "lost", "questions", "p")
-    rows = ((row["set"], _pair(row, row["run"], row["reference_run"]), *_difference(row)) for row in data["comparisons"])
-    yield table(columns, rows, figures=6)
+    runs = {run["label"]: run for run in data["runs"]}
+    names = {label: _short_names(run) for label, run in runs.items()}
+    sets = [asked["id"] for run in runs.values() for asked in sorted(run["sets"], key=_outside)]
+    rows, figures = _ordered(data["comparisons"], "set", sets), _difference_columns(data["comparisons"])
+    lines = ((row["set"], _pair_of_runs(row, names), *_difference(row, figures)) for row in rows)
+    yield table(("set", "comparison", *figures), lines, figures=len(figures))
     counted = ("set", "runs", "asked by both", "only by the first", "only by the second")
     matched = (
         (row["set"], f"{row['run']}, {row['reference_run']}", *map(str, (row["common"], row["only_run"], row["only_reference"])))
-        for row in data.get("matched", ())
+        for row in _ordered(data.get("matched", ()), "set", sets)
     )
     yield table(counted, matched, figures=3)
 
 
-def _orderings(rows: Iterable[Row]) -> str:
-    columns = ("claim", "whose", "set", "verdict", "difference", "95% interval")
-    lines = ((row["claim"], row["source"], row["set"], row["verdict"], points(row["difference"]), _interval(row)) for row in rows)
-    return table(columns, lines, figures=2)
+def _orderings(rows: Sequence[Row], sets: Sequence[str]) -> Iterator[str]:
+    """A table a set, under its name where there are several."""
+    found = dict.fromkeys(row["set"] for row in _ordered(rows, "set", sets))
+    columns = ("claim", "whose", "verdict", "difference", "bound", "95% interval")
+    for name in found:
+        if len(found) > 1:
+            yield f"### {_cell(name)}"
+        lines = (
+            (row["claim"], row["source"], row["verdict"], points(row["difference"]), points(row["bound"]), _interval(row))
+            for row in rows
+            if row["set"] == name
+        )
+        yield table(columns, lines, figures=3)
 
 
 def _rounds(rows: Iterable[Row]) -> str:
@@ -151,14 +192,29 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def _pair(row: Row, run: str = "", reference_run: str = "") -> str:
-    one, other = asked_as(row["system"], row["method"]), asked_as(row["reference"], row["reference_method"])
-    return f"{one} of {run} - {other} of {reference_run}" if run else f"{one} - {other}"
+def _pair(row: Row, names: Mapping[str, str], reference_names: Mapping[str, str], end: str = "", reference_end: str = "") -> str:
+    one = asked_as(names.get(row["system"], row["system"]), row["method"])
+    other = asked_as(reference_names.get(row["reference"], row["reference"]), row["reference_method"])
+    return f"{one}{end} - {other}{reference_end}"
 
 
-def _difference(row: Row) -> tuple[str, ...]:
-    counts = ("-" if row[name] is None else str(row[name]) for name in ("gained", "lost", "questions"))
-    return (points(row["difference"]), _interval(row), *counts, f"{row['p_value']:.2g}")
+def _pair_of_runs(row: Row, names: Mapping[str, Mapping[str, str]]) -> str:
+    run, other = row["run"], row["reference_run"]
+    return _pair(row, names.get(run, {}), names.get(other, {}), f" of {run}", f" of {other}")
+
+
+def _difference_columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What is told of differences: nothing that is the same, or unknown, of all of them."""
+    gained = ("gained", "lost") if _any(rows, "gained") else ()
+    seeds = ("trainings",) if any(row["seeds"] > 1 for row in rows) else ()
+    return ("difference", "95% interval", *seeds, *gained, "questions", "p")
+
+
+def _difference(row: Row, columns: Sequence[str]) -> Iterator[str]:
+    counts = {"gained": row["gained"], "lost": row["lost"], "questions": row["questions"], "trainings": row["seeds"]}
+    written = {"difference": points(row["difference"]), "95% interval": _interval(row), "p": f"{row['p_value']:.2g}"}
+    for name in columns:
+        yield written[name] if name in written else "-" if counts[name] is None else str(counts[name])
 
 
 def _interval(row: Row) -> str:

@@ -1,8 +1,9 @@
 """What was claimed of structured distillation (arXiv 2402.01620), held against what a run measured. Pure.
 
 A recipe's level is told by what it contains, never by its name. A claim that one system is better than another holds where the
-interval of their paired difference lies above 0, is reversed where it lies below, and else is not seen: the questions are too few
-to tell. Claims about systems that a run does not have are left out.
+interval of their paired difference lies above the claim's bound, is reversed where it lies below, and else is not seen: the
+questions are too few to tell. The bound is 0 but where a claim names another. Claims about systems that a run does not have are
+left out.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Claim:
     difference: float
     low: float
     high: float
+    bound: float = 0.0
+    """Where the whole interval must lie above for the claim to hold."""
 
 
 def level_of(recipe: RecipeConfig) -> Level | None:
@@ -148,7 +151,8 @@ def _close(product: str, task: str, split: str, measured: Mapping[Key, Score], c
     if spent and debated:
         said += f" for fewer tokens ({spent:.1f} a question; the debate {debated / spent:.1f} times as many)"
         verdict = verdict if debated > spent else "reversed"
-    yield Claim(said, PAPER, task, split, verdict, found.difference, found.low, found.high)
+    source = f"{PAPER}; the bound of {100 * CLOSE:.0f} points is this project's"
+    yield Claim(said, source, task, split, verdict, found.difference, found.low, found.high, bound=-CLOSE)
 
 
 def _judged(said: str, source: str, found: Difference | None) -> Iterator[Claim]:

@@ -29,13 +29,13 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("wrong", "student wrong", "The student's answer is wrong; no answer, or no reply at all, is wrong."),
     ("fixed", "student fixed it", "The base is wrong and the student right."),
     ("broke", "student broke it", "The base is right and the student wrong."),
-    ("beats_debate", "student beats the debate", "The student is right and the debate's answer wrong."),
-    ("loses_to_debate", "student loses to the debate", "The student is wrong and the debate's answer right."),
-    ("turned_right", "discussion turned it right", "The vote over round 0 is wrong and the debate's answer right."),
-    ("turned_wrong", "discussion turned it wrong", "The vote over round 0 is right and the debate's answer wrong."),
+    ("beats_debate", "student beats the debate", "The student is right and the debate's vote wrong."),
+    ("loses_to_debate", "student loses to the debate", "The student is wrong and the debate's vote right."),
+    ("turned_right", "discussion turned it right", "The vote over round 0 is wrong and the debate's vote right."),
+    ("turned_wrong", "discussion turned it wrong", "The vote over round 0 is right and the debate's vote wrong."),
     ("disagreed", "no consensus", "The agents' last replies do not all give the same answer."),
-    ("unanswered", "no answer read", "The student replied, but no answer can be read from its reply."),
-    ("failed", "failed", "The debate failed, or a system gave no reply."),
+    ("unanswered", "no answer", "The student replied, but no answer can be read from its reply."),
+    ("failed", "no reply", "The debate failed, or a system gave no reply."),
 )
 """Id, title and meaning of each kind; bit k of a question's mask is the k-th. "The student" is the product."""
 

@@ -40,7 +40,7 @@ SYSTEMS = (
     *(("base", "base model", "base", 0.15, 31.0), ("level1", "level 1", "student", 0.52, 15.0)),
     *(("level2", "level2 student (the product)", "student", 0.66, 16.2), ("level4", "level 4", "student", 0.64, 16.4)),
     *(("ada", "ada", "teacher", 0.71, 14.1), ("ben", "ben", "teacher", 0.69, 14.3), ("cy", "cy", "teacher", 0.7, 14.0)),
-    ("vote", "debate", "debate", 0.827, 87.0),
+    ("vote", "the debate's vote", "debate", 0.827, 87.0),
 )
 AGENTS = ("ada", "ben", "cy", "dora", "eli", "fay")
 
@@ -50,10 +50,13 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     return max(0.0, (centre - width) / (1 + 3.84 / count)), min(1.0, (centre + width) / (1 + 3.84 / count))
 
 
-def data(*, questions: int = 600, runs: int = 1, agents: int = 3, outside: bool = True, seed: int = 0) -> dict[str, Any]:
-    """A whole report. `outside` adds a set that is out of domain."""
+def data(
+    *, questions: int = 600, runs: int = 1, agents: int = 3, outside: bool = True, seed: int = 0, far: bool = False
+) -> dict[str, Any]:
+    """A whole report. `outside` adds a set that is out of domain; `far`: the student is far below the debate."""
     rng = random.Random(seed)
-    made = [run(f"tiny-{chr(97 + i)}" if runs > 1 else "tiny", agents=agents, outside=outside, rng=rng) for i in range(runs)]
+    names = [f"tiny-{chr(97 + i)}" for i in range(runs)] if runs > 1 else ["tiny"]
+    made = [run(name, agents=agents, outside=outside, rng=rng, far=far) for name in names]
     compared = [
         {**difference("level2", "level2", rng, "tiny/test"), "run": other["label"], "reference_run": made[0]["label"]}
         for other in made[1:]
@@ -91,7 +94,7 @@ def small() -> dict[str, Any]:
     return {**data(questions=0), "title": "small", "runs": [{**kept, "scores": whole["scores"][:1], **empty}]}
 
 
-def run(label: str, *, agents: int, outside: bool, rng: random.Random) -> dict[str, Any]:
+def run(label: str, *, agents: int, outside: bool, rng: random.Random, far: bool = False) -> dict[str, Any]:
     sets = [{"id": "tiny/test", "task": "tiny", "split": "test", "domain": "in", "questions": 600}]
     if outside:
         sets.append({"id": "tiny/far", "task": "tiny", "split": "far", "domain": "out", "questions": 250})
@@ -111,12 +114,13 @@ def run(label: str, *, agents: int, outside: bool, rng: random.Random) -> dict[s
             for set_ in sets
             for system, reference in (("level2", "base"), ("level2", "level1"), ("level2", "vote"), ("level4", "level2"))
         ],
-        "orderings": orderings(),
+        "orderings": orderings(far),
         "curves": [curve(recipe, seed, rng) for recipe in ("level1", "level2", "level4") for seed in (0, 1)],
         "rounds": [row for split, count in (("train", 1400), ("test", 600)) for row in rounds(split, count)],
         "influence": influence(AGENTS[:agents], rng),
         "calibration": [
-            calibration(who, kind, rng) for who, kind in (("ada", "teacher"), ("ben", "teacher"), ("level2", "student"))
+            *(calibration(who, kind, rng) for who, kind in (("ada", "teacher"), ("ben", "teacher"), ("level2", "student"))),
+            {**calibration("ada", "teacher", rng), "set": "tiny/train"},
         ],
         "cost": [
             cost("debates", "1400 questions x 3 agents", 60.1, 380_000, 122_000, None),
@@ -162,15 +166,24 @@ def difference(system: str, reference: str, rng: random.Random, set_: str) -> di
     }
 
 
-def orderings() -> list[dict[str, Any]]:
+def orderings(far: bool) -> list[dict[str, Any]]:
+    close = ("reversed", -0.167, -0.05) if far else ("not seen", -0.067, -0.05)
     rows = (
-        *(("level 2 beats level 1", "holds", 0.14), ("level 4 beats level 2", "not seen", -0.02)),
-        ("the student is right out of domain as often as in", "reversed", -0.12),
+        *(("level 2 beats level 1", "holds", 0.14, 0.0), ("level 4 beats level 2", "not seen", -0.02, 0.0)),
+        *(("the student is close to the debate", *close), ("level 3 beats level 2", "reversed", -0.12, 0.0)),
     )
     shared = {"source": "paper, table 2", "set": "tiny/test"}
     return [
-        {"claim": claim, "verdict": verdict, "difference": value, "low": value - 0.04, "high": value + 0.04, **shared}
-        for claim, verdict, value in rows
+        {
+            "claim": said,
+            "verdict": verdict,
+            "difference": value,
+            "low": value - 0.04,
+            "high": value + 0.04,
+            "bound": bound,
+            **shared,
+        }
+        for said, verdict, value, bound in rows
     ]
 
 
@@ -221,7 +234,7 @@ def calibration(who: str, kind: str, rng: random.Random) -> dict[str, Any]:
         bins.append({**edges, "confidence": (i + 0.5) / 10 if i else None, "accuracy": accuracy if i else None})
     count = sum(bin_["count"] for bin_ in bins)
     source = "probability" if kind == "student" else "stated"
-    return {"who": who, "kind": kind, "source": source, "ece": 0.08, "count": count, "bins": bins}
+    return {"who": who, "kind": kind, "source": source, "set": "tiny/test", "ece": 0.08, "count": count, "bins": bins}
 
 
 def cost(

@@ -48,11 +48,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A usual report, two runs side by side, one with hardly any data, and a large one."""
+    """A usual report, two runs side by side, a student far below the debate, one with hardly any data, and a large one."""
     folder = tmp_path_factory.mktemp("reports")
-    paths = {name: folder / f"{name}.html" for name in ("one", "two", "small", "large")}
+    paths = {name: folder / f"{name}.html" for name in ("one", "two", "far", "small", "large")}
     write_page(paths["one"], sample.data(questions=250), sample.questions(250))
     write_page(paths["two"], sample.data(questions=12, runs=2, agents=6), sample.questions(12, agents=6))
+    write_page(paths["far"], sample.data(questions=0, far=True))
     write_page(paths["small"], sample.small())
     few, many = list(sample.questions(CHUNK)), sample.data(questions=10_000)
     named = ((f"q-{i:05d}", *few[i % CHUNK]) for i in range(10_000))
@@ -107,7 +108,42 @@ def test_the_headline_states_the_result_with_its_interval_and_tokens(browser: An
     with opened(browser, reports["one"]) as page:
         told = page.locator(".headline").inner_text()
         student = r"level2 answers [\d.]+% right \([\d.]+ to [\d.]+\) with 16 tokens a question"
-        assert re.match(student + r"; the debate [\d.]+% \(.+\) with 87: 5\.4 times fewer tokens", told)
+        assert re.match(student + r"; the debate's vote [\d.]+% \(.+\) with 87: 5\.4 times fewer tokens", told)
+        assert page.locator(".headline strong").last.inner_text() == "5.4 times fewer tokens"
+
+
+def test_a_student_far_below_the_debate_is_told_by_the_loss_and_nothing_stands_out(
+    browser: Any, reports: dict[str, Path]
+) -> None:
+    with opened(browser, reports["far"]) as page:
+        told = page.locator(".headline")
+        assert told.inner_text().startswith("level2 is right 16.7 points less often than the debate's vote: ")
+        assert told.locator("strong").count() == 0
+
+
+def test_a_claim_s_mark_has_its_verdict_s_colour_and_its_bound_is_drawn(browser: Any, reports: dict[str, Path]) -> None:
+    with opened(browser, reports["far"]) as page:
+        rows = page.locator("#claims tbody tr")
+        marks = rows.locator("svg.forest").evaluate_all("nodes => nodes.map(node => node.getAttribute('class'))")
+        assert marks == ["forest above", "forest open", "forest below", "forest below"]
+        assert [rows.nth(i).locator(".bound").count() for i in range(4)] == [0, 0, 1, 0]
+
+
+def test_a_total_that_is_the_only_term_is_drawn_once(browser: Any, reports: dict[str, Path]) -> None:
+    with opened(browser, reports["far"]) as page:
+        told = page.locator("#training tbody th").evaluate_all("nodes => nodes.map(node => node.textContent)")
+        assert [name for name in told if name.startswith("total loss")] == [f"total loss: level4, seed {i}" for i in (0, 1)]
+        assert "next token: level1, seed 0" in told
+
+
+def test_calibration_shows_evaluated_questions_first_and_says_which(browser: Any, reports: dict[str, Path]) -> None:
+    with opened(browser, reports["far"]) as page:
+        part = page.locator("#calibration")
+        assert "Questions of tiny/test, evaluated, in domain." in part.locator(".note").first.inner_text()
+        assert part.locator(".panel:visible h3").all_inner_texts() == ["ada", "ben", "level2"]
+        part.get_by_text("On other questions: tiny/train").click()
+        assert part.locator(".panel:visible h3").all_inner_texts() == ["ada", "ben", "level2", "ada"]
+        assert "training questions included: 600 of test, 1,400 of train" in page.locator("#influence .note").inner_text()
 
 
 def test_an_empty_report_says_what_is_missing(browser: Any, reports: dict[str, Path]) -> None:
@@ -156,11 +192,12 @@ def test_the_same_by_keyboard_alone(browser: Any, reports: dict[str, Path]) -> N
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
         page.locator(".pane h3:focus").wait_for()
-        for _ in range(8):
+        for _ in range(12):
             if page.evaluate("document.activeElement.classList.contains('node')"):
                 break
             page.keyboard.press("Tab")
-        page.keyboard.press("ArrowDown")
+        for key in ("ArrowUp", "ArrowUp", "ArrowLeft", "ArrowLeft", "ArrowDown"):
+            page.keyboard.press(key)
         page.keyboard.press("Enter")
         assert page.locator("#reply").get_attribute("aria-label") == "Reply of ben, round 0"
         assert page.locator(".node[aria-pressed=true]").get_attribute("data-node") == "1"
@@ -177,6 +214,43 @@ def test_a_kind_shows_its_count_and_leaves_only_its_questions(browser: Any, repo
         chip.click()
         assert page.get_by_text(f"{expected} of 250 questions").is_visible()
         assert page.locator("[data-kind=wrong]").is_disabled()  # a student that fixed it is right
+
+
+def test_where_nothing_is_found_the_filters_can_be_cleared(browser: Any, reports: dict[str, Path]) -> None:
+    with opened(browser, reports["one"]) as page:
+        find(page, "no such words")
+        page.get_by_text("Nothing found.").wait_for()
+        assert page.locator(".pager").is_hidden()
+        page.get_by_role("button", name="Clear the filters").click()
+        assert (page.locator(".result").count(), page.get_by_label("Find a question").input_value()) == (10, "")
+
+
+def test_a_question_opens_with_the_last_reply_that_gave_the_debate_s_answer(browser: Any, reports: dict[str, Path]) -> None:
+    debate = next(detail["debate"] for _, detail in sample.questions(12) if detail["id"] == "q-00011")
+    last = max(i for i, node in enumerate(debate["nodes"]) if node["answer"] == debate["answer"])
+    with opened(browser, reports["one"], at="#q=q-00011") as page:
+        page.locator("#reply").wait_for()
+        assert page.locator(".node[aria-pressed=true]").get_attribute("data-node") == str(last)
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize(("at", "part"), [("#viewer", "#viewer h2"), ("#q=q-00002", ".pane"), ("#q=q-00002&n=0", ".pane")])
+def test_a_link_leads_to_its_part_under_the_bar(browser: Any, reports: dict[str, Path], at: str, part: str, width: int) -> None:
+    with opened(browser, reports["one"], width=width, at=at) as page:
+        page.locator(".result").first.wait_for()
+        page.wait_for_timeout(300)
+        [bar], [there] = inside(page, ".top"), inside(page, part)
+        assert bar["bottom"] <= there["top"] <= bar["bottom"] + 120
+
+
+def test_the_link_of_the_bar_leads_to_the_debates_though_they_are_unpacked_only_then(
+    browser: Any, reports: dict[str, Path]
+) -> None:
+    with opened(browser, reports["one"]) as page:
+        page.locator("#nav a[href='#viewer']").click()
+        page.locator(".result").first.wait_for()
+        [bar], [there] = inside(page, ".top"), inside(page, "#viewer h2")
+        assert bar["bottom"] <= there["top"] <= bar["bottom"] + 120
 
 
 def test_hostile_text_stays_text(browser: Any, reports: dict[str, Path]) -> None:
@@ -235,6 +309,26 @@ def test_several_runs_stand_side_by_side(browser: Any, reports: dict[str, Path])
         assert (a["top"], b["left"] > a["right"]) == (b["top"], True)
         assert page.locator("#scores thead").first.inner_text().split() == ["system", "tiny-a", "tiny-b"]
         assert "tiny-b level2 against tiny-a level2" in page.locator("#differences").inner_text()
+
+
+def test_tables_of_several_runs_stand_under_each_other_and_fit(browser: Any, reports: dict[str, Path]) -> None:
+    with opened(browser, reports["two"]) as page:
+        for name in ("differences", "claims", "cost"):
+            a, b = inside(page, f"#{name} .run")
+            assert b["top"] > a["bottom"]
+            widths = page.eval_on_selector_all(f"#{name} .scroll", "nodes => nodes.map(n => n.scrollWidth - n.clientWidth)")
+            assert max(widths) <= 1
+
+
+def test_on_a_phone_further_runs_are_folded_and_wide_tables_say_that_there_is_more(
+    browser: Any, reports: dict[str, Path]
+) -> None:
+    with opened(browser, reports["two"], width=NARROW) as page:
+        assert page.locator("#claims details.run summary").all_inner_texts() == ["tiny-b"]
+        assert page.locator("#results .run").nth(0).locator("svg .point").first.is_visible()
+        table = page.locator("#differences .scroll.beyond").first
+        table.evaluate("node => node.scrollTo({ left: node.scrollWidth })")
+        page.locator("#differences .scroll.before:not(.beyond)").first.wait_for()
 
 
 def test_without_a_way_to_unpack_the_page_says_so(browser: Any, reports: dict[str, Path]) -> None:

@@ -59,6 +59,16 @@ def test_all_replies_of_teachers_count_and_the_debates_answer_with_its_agreement
     assert found["ben", "teacher", "stated"].bins[9].accuracy == 0.5
 
 
+def test_every_set_is_counted_apart() -> None:
+    calibration = Calibration(TASK)
+    for split in ("train", "test"):
+        calibration.add_debate(debate("12", split=split))
+    calibration.add_answer(answers("level2", [True])[0], "student")
+    found = {(row.who, row.set): row.count for row in calibration.rows()}
+    assert found["ada", "tiny/train"] == found["ada", "tiny/test"] == found["level2", "tiny/test"] == 1
+    assert ("level2", "tiny/train") not in found
+
+
 def test_debates_without_a_gold_answer_say_nothing() -> None:
     calibration = Calibration(TASK)
     calibration.add_debate(debate("12", gold=None))

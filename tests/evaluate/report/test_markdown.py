@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from magdi_ray.evaluate.report.markdown import study_page, table
 
 SCORE = {
@@ -18,7 +20,7 @@ DIFFERENCE = {
 }
 CLAIM = {
     **{"claim": "level 2 beats level 1", "source": "the paper", "set": "tiny/test", "verdict": "not seen"},
-    **{"difference": 0.01, "low": -0.02, "high": 0.04},
+    **{"difference": 0.01, "low": -0.02, "high": 0.04, "bound": 0.0},
 }
 
 
@@ -47,7 +49,7 @@ def data(**changes: Any) -> dict[str, Any]:
 
 
 def test_scores_carry_their_interval_their_spread_and_their_tokens() -> None:
-    assert "| the product | 66.1 | 62.0 to 70.0 | 1.2 | 3 | 16.2 | - | 4 |" in study_page(data())
+    assert "| the product | 66.1 | 62.0 to 70.0 | 1.2 | 3 | 16.2 | - | 3 | 1 |" in study_page(data())
 
 
 def test_differences_are_in_points_and_say_how_each_was_asked() -> None:
@@ -55,7 +57,46 @@ def test_differences_are_in_points_and_say_how_each_was_asked() -> None:
 
 
 def test_claims_stand_with_their_verdicts() -> None:
-    assert "| level 2 beats level 1 | the paper | tiny/test | not seen | +1.0 | -2.0 to +4.0 |" in study_page(data())
+    page = study_page(data())
+    assert "| level 2 beats level 1 | the paper | not seen | +1.0 | +0.0 | -2.0 to +4.0 |" in page
+    assert "### tiny/test" not in page
+
+
+def test_claims_of_several_sets_stand_under_their_sets_in_domain_first() -> None:
+    far = {"id": "tiny/far", "task": "tiny", "split": "far", "domain": "out", "questions": 9}
+    sets = [far, {**far, "id": "tiny/test", "split": "test", "domain": "in"}]
+    page = study_page(data(sets=sets, orderings=[{**CLAIM, "set": "tiny/far"}, CLAIM]))
+    heads = [line for line in page.splitlines() if line.startswith("##")]
+    assert heads[:5] == [
+        *("## tiny/test: 9 questions", "## tiny/far, out of domain: 9 questions"),
+        *("## Claims", "### tiny/test", "### tiny/far"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "columns"),
+    [
+        ({"gained": None, "lost": None}, "| comparison | difference | 95% interval | questions | p |"),
+        (
+            {"gained": None, "lost": None, "seeds": 3},
+            "| comparison | difference | 95% interval | trainings | questions | p |",
+        ),
+        ({}, "| comparison | difference | 95% interval | gained | lost | questions | p |"),
+    ],
+)
+def test_columns_of_differences_that_say_nothing_are_left_out(changes: dict[str, Any], columns: str) -> None:
+    page = study_page(data(differences=[DIFFERENCE | changes]))
+    assert columns in page
+    assert ("Gained:" in page) == ("gained" in columns)
+
+
+def test_the_debate_has_one_name_in_scores_and_differences() -> None:
+    systems = [{"id": "vote", "title": "the debate's vote", "kind": "debate", "product": False}]
+    page = study_page(
+        data(systems=systems, scores=[SCORE | {"system": "vote"}], differences=[DIFFERENCE | {"reference": "vote"}])
+    )
+    assert "| the debate's vote | 66.1 |" in page
+    assert "| level2, majority - the debate's vote | +51.0 |" in page
 
 
 def test_what_is_unknown_is_a_dash() -> None:

@@ -100,6 +100,12 @@ def test_close_to_the_debate_means_within_five_points_for_fewer_tokens(right: in
     [claim] = judged(given, RECIPES["level2"]).values()
     assert claim.verdict == verdict
     assert f"the debate {tokens / 5:.1f} times as many" in claim.claim
+    assert (claim.bound, "the bound of 5 points is this project's" in claim.source) == (-0.05, True)
+
+
+def test_a_claim_that_one_is_better_has_zero_for_its_bound() -> None:
+    [claim] = judged([*share(BASE, 10), *share("level2", 40)], RECIPES["level2"]).values()
+    assert (claim.bound, claim.source) == (0.0, "arXiv 2402.01620")
 
 
 def test_claims_of_systems_that_are_not_there_are_left_out() -> None:

@@ -1,6 +1,6 @@
-/* Whether a stated confidence means what it says: a reliability diagram for each who states one. */
+/* Whether a stated confidence means what it says: a reliability diagram for each who states one, set by set. */
 (() => {
-  const { el, svg, perRun, section, chart, canvas, linear, xAxis, yAxis, telling, table, drawer } = report;
+  const { el, svg, perRun, section, chart, canvas, linear, xAxis, yAxis, telling, table, drawer, inOrder } = report;
   const { known, short, percent, count, wilson, NONE } = report.format;
   const TOP = 10,
     PLOT = 200,
@@ -90,17 +90,54 @@
     );
   }
 
-  function calibration(data) {
-    const found = perRun(
-      data,
-      (run) => run.calibration.length,
-      (run, level) =>
-        el(
-          "div",
-          { class: "panels" },
-          run.calibration.map((row) => panel(run, row, level)),
-        ),
+  const WHOSE = {
+    teacher: "of teachers all replies of all rounds",
+    debate: "of the debate its answer",
+    student: "of students the single replies of all trainings",
+    engine: "of other models their single replies",
+  };
+
+  /** The diagrams of one set, and whose answers they count. */
+  function group(run, id, level) {
+    const rows = run.calibration.filter((row) => row.set === id),
+      set = run.sets.find((one) => one.id === id);
+    const where = set
+      ? `evaluated, ${set.domain === "out" ? "out of" : "in"} domain`
+      : "which no student was evaluated on; students learn from debates of training questions";
+    const whose = Object.keys(WHOSE)
+      .filter((kind) => rows.some((row) => row.kind === kind))
+      .map((kind) => WHOSE[kind]);
+    return [
+      el("p", { class: "note" }, `Questions of ${id}, ${where}. Counted are ${whose.join(", ")}.`),
+      el(
+        "div",
+        { class: "panels" },
+        rows.map((row) => panel(run, row, level)),
+      ),
+    ];
+  }
+
+  /** Evaluated questions in domain are shown at once, so that all are seen on the same questions; others lie in a drawer. */
+  function block(run, level) {
+    const sets = inOrder(
+      [...new Set(run.calibration.map((row) => row.set))],
+      run.sets.map((set) => set.id),
     );
+    const main = sets.filter((id) => run.sets.some((set) => set.id === id && set.domain !== "out")),
+      shown = main.length ? main : sets.slice(0, 1),
+      others = sets.filter((id) => !shown.includes(id));
+    return [
+      shown.map((id) => group(run, id, level)),
+      others.length > 0 &&
+        drawer(
+          `On other questions: ${others.join(", ")}`,
+          others.map((id) => group(run, id, level)),
+        ),
+    ];
+  }
+
+  function calibration(data) {
+    const found = perRun(data, (run) => run.calibration.length, block);
     return (
       found &&
       section(

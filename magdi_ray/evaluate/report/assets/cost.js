@@ -16,7 +16,7 @@
     };
     const columns = [
       { name: "stage", head: true, value: (row) => row.stage },
-      { name: "what", only: "wordy", value: (row) => row.what || NONE },
+      { name: "what", only: "wordy", value: (row) => (row.total ? "" : row.what || NONE) },
       { name: "time", number: true, value: (row) => seconds(row.seconds) },
       { name: "tokens in", number: true, value: (row) => count(row.tokens_in) },
       { name: "tokens out", number: true, value: (row) => count(row.tokens_out) },
@@ -29,8 +29,10 @@
   }
 
   function cost(data) {
-    const found = perRun(data, (run) => run.cost.length, block);
-    return found && section("cost", "Cost", "Sums leave out what is unknown.", found);
+    const found = perRun(data, (run) => run.cost.length, block, { tables: true });
+    const lead =
+      "Time is wall-clock, from a stage's start to its end, and is not summed: stages may have run side by side. Worker seconds are those of a training's steps and measurements, summed over its workers. Sums leave out what is unknown.";
+    return found && section("cost", "Cost", lead, found);
   }
 
   report.sections.push({ id: "cost", title: "Cost", without: "cost (not recorded)", build: cost });

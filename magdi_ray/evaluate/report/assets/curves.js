@@ -14,13 +14,22 @@
   const nameOf = (part) => PARTS[part] ?? part.replaceAll("_", " ");
   const called = (curve) => `${curve.recipe}, seed ${curve.seed}`;
 
+  /** The parts of a curve, without a total that is its only term once more. */
+  function partsOf(curve) {
+    const { loss, ...terms } = curve.parts ?? {};
+    const only = Object.values(terms).length === 1 ? Object.values(terms)[0] : null;
+    const same =
+      loss && only?.length === loss.length && loss.every(([step, value], i) => step === only[i][0] && value === only[i][1]);
+    return Object.entries(same ? terms : (curve.parts ?? {}));
+  }
+
   /** Part -> [[curve, points]], training parts first. */
   function panels(run) {
     const found = new Map();
     const add = (part, curve, points) => {
       if (points.some((point) => known(point[1]))) found.set(part, [...(found.get(part) ?? []), [curve, points]]);
     };
-    for (const curve of run.curves) for (const [part, points] of Object.entries(curve.parts ?? {})) add(part, curve, points);
+    for (const curve of run.curves) for (const [part, points] of partsOf(curve)) add(part, curve, points);
     for (const curve of run.curves) {
       add(
         "dev loss",
@@ -117,7 +126,7 @@
       section(
         "training",
         "Training",
-        "One colour and dash a recipe, one line a seed. Long curves are drawn as means of neighbouring steps.",
+        "One colour and dash a recipe, one line a training. A total that is the recipe's only term is drawn as that term alone. Long curves are drawn as means of neighbouring steps.",
         found,
       )
     );

@@ -1,26 +1,35 @@
 /* Paired differences as a forest plot inside their table, the paper's claims, and runs against each other. */
 (() => {
-  const { el, svg, section, perRun, table, ticks, linear } = report;
+  const { el, svg, section, perRun, table, ticks, linear, inOrder } = report;
   const { known, signed, interval, count, many, chance, method, title, brief } = report.format;
   const WIDTH = 184,
     ROW = 26;
 
-  /** One scale for all rows of a table, with zero inside. */
+  /** One scale for all rows of a table, with zero and every bound inside. */
   function scaleOf(rows) {
-    const ends = rows.flatMap((row) => [row.low, row.high, row.difference]).filter(known);
+    const ends = rows.flatMap((row) => [row.low, row.high, row.difference, row.bound]).filter(known);
     const low = Math.min(0, ...ends),
       high = Math.max(0, ...ends),
       room = Math.max(0.02, (high - low) * 0.06);
     return linear([low - room, high + room], [6, WIDTH - 6]);
   }
 
-  const verdict = (row) => (row.low > 0 ? "above" : row.high < 0 ? "below" : "open");
+  /** What the mark's colour says: a claim's verdict, else on which side of zero a difference lies. */
+  const verdict = (row) =>
+    row.verdict
+      ? ({ holds: "above", reversed: "below" }[row.verdict] ?? "open")
+      : row.low > 0
+        ? "above"
+        : row.high < 0
+          ? "below"
+          : "open";
 
   const forest = (row, x) =>
     svg(
       "svg",
       { width: WIDTH, height: ROW, viewBox: `0 0 ${WIDTH} ${ROW}`, "aria-hidden": "true", class: `forest ${verdict(row)}` },
       svg("line", { x1: x(0), x2: x(0), y1: 0, y2: ROW, class: "zero" }),
+      row.bound && svg("line", { x1: x(row.bound), x2: x(row.bound), y1: 0, y2: ROW, class: "bound" }),
       known(row.low) &&
         svg("path", {
           d: `M${x(row.low)},${ROW / 2}H${x(row.high)}M${x(row.low)},${ROW / 2 - 4}v8M${x(row.high)},${ROW / 2 - 4}v8`,
@@ -62,11 +71,20 @@
     );
   }
 
-  const REST = [
+  const GAINED = [
     { name: "gained", hint: "questions only the first has right", number: true, value: (row) => count(row.gained) },
     { name: "lost", hint: "questions only the second has right", number: true, value: (row) => count(row.lost) },
-    { name: "p", hint: "exact McNemar test; over several seeds a t-test", number: true, value: (row) => chance(row.p_value) },
+  ];
+  const TRAININGS = { name: "trainings", number: true, value: (row) => count(row.seeds) };
+  const REST = [
+    { name: "p", hint: "exact McNemar test; over several trainings a t-test", number: true, value: (row) => chance(row.p_value) },
     { name: "questions", number: true, value: (row) => count(row.questions) },
+  ];
+  /** Columns behind the drawing: none that says the same, or nothing, of all rows. */
+  const restOf = (rows) => [
+    ...(rows.some((row) => row.seeds > 1) ? [TRAININGS] : []),
+    ...(rows.some((row) => known(row.gained)) ? GAINED : []),
+    ...REST,
   ];
 
   const called = (run, system, how) => [brief(run, system), how && how !== "single" && how].filter(Boolean).join(", ");
@@ -90,7 +108,7 @@
           `${set.id}${set.domain === "out" ? ", out of domain" : ""}: points more often right on the same questions`,
           name,
           rows,
-          REST,
+          restOf(rows),
         )
       );
     });
@@ -106,23 +124,29 @@
     );
 
   function claims(run) {
-    const where = new Set(run.orderings.map((row) => row.set)).size > 1;
+    const sets = inOrder(
+      [...new Set(run.orderings.map((row) => row.set))],
+      run.sets.map((set) => set.id),
+    );
     const first = {
       name: "claim",
       head: true,
       value: (row) => [
         row.claim,
-        el("span", { class: "sub" }, [row.source, where && row.set].filter(Boolean).join(", ")),
+        el("span", { class: "sub" }, row.source),
         el("span", { class: "tight" }, sign(row)),
         tight(row),
       ],
     };
     const said = { name: "verdict", only: "roomy", value: (row) => sign(row) };
     const x = scaleOf(run.orderings);
-    return table(
-      "Expected orderings, and whether they were found here",
-      [first, said, ...figures, { name: [axis(x), el("span", { class: "quiet" }, "drawn")], value: (row) => forest(row, x) }],
-      run.orderings,
+    const drawn = () => ({ name: [axis(x), el("span", { class: "quiet" }, "drawn")], value: (row) => forest(row, x) });
+    return sets.map((set) =>
+      table(
+        `${sets.length > 1 ? `${set}: e` : "E"}xpected orderings, and whether they were found here`,
+        [first, said, ...figures, drawn()],
+        run.orderings.filter((row) => row.set === set),
+      ),
     );
   }
 
@@ -141,8 +165,12 @@
         tight(row),
       ],
     };
-    const sets = [...new Set(rows.map((row) => row.set))];
-    const common = (data.matched ?? []).map((row) => {
+    const sets = inOrder([...new Set(rows.map((row) => row.set))], [
+      ...new Set(data.runs.flatMap((run) => run.sets.map((set) => set.id))),
+    ]);
+    const place = (row) => (sets.includes(row.set) ? sets.indexOf(row.set) : sets.length);
+    const matched = [...(data.matched ?? [])].sort((a, b) => place(a) - place(b));
+    const common = matched.map((row) => {
       const alone = [
         row.only_run && `${count(row.only_run)} only in ${row.run}`,
         row.only_reference && `${count(row.only_reference)} only in ${row.reference_run}`,
@@ -159,7 +187,7 @@
         `${set}: run against run, points more often right on the same questions`,
         name,
         rows.filter((row) => row.set === set),
-        REST,
+        restOf(rows),
       ),
     );
     return [...tables, ...common];
@@ -167,7 +195,7 @@
 
   function differences(data) {
     const between = comparisons(data),
-      within = perRun(data, (run) => run.differences.length, pairs);
+      within = perRun(data, (run) => run.differences.length, pairs, { tables: true });
     if (!between.length && !within) return null;
     return section(
       "differences",
@@ -179,13 +207,13 @@
   }
 
   const orderings = (data) => {
-    const found = perRun(data, (run) => run.orderings.length, claims);
+    const found = perRun(data, (run) => run.orderings.length, claims, { tables: true });
     return (
       found &&
       section(
         "claims",
         "The paper's claims",
-        "Each claim orders two systems; it holds where the whole interval lies above its bound, which is zero unless the claim names another.",
+        "Each claim orders two systems; it holds where the whole interval lies above its bound: zero, or the dashed line where the claim names another.",
         el("div", { class: "stack" }, found),
       )
     );

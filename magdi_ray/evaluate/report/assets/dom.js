@@ -55,15 +55,28 @@ const report = {};
     onblur: hideTip,
   });
 
-  /** What a function makes for every run, side by side where there are several; null where no run has anything. */
-  function perRun(data, has, draw) {
+  /** Where there is no room for two runs side by side, further runs are folded. */
+  const narrow = window.matchMedia("(max-width: 40rem)");
+
+  function runBlock(label, first, level, drawn) {
+    const name = el(level, {}, label);
+    return narrow.matches && !first
+      ? el("details", { class: "run" }, el("summary", {}, name), drawn)
+      : el("div", { class: "run" }, name, drawn);
+  }
+
+  /**
+   * What a function makes for every run; null where no run has anything. Several runs stand side by side, or under each other
+   * where they are `tables`, which need the whole width.
+   */
+  function perRun(data, has, draw, { tables = false } = {}) {
     const runs = data.runs.filter(has);
     if (!runs.length) return null;
     if (data.runs.length === 1) return draw(runs[0], "h3");
-    const blocks = runs.map((run) => el("div", { class: "run" }, el("h3", {}, run.label), draw(run, "h4")));
+    const blocks = runs.map((run, i) => runBlock(run.label, i === 0, "h3", draw(run, "h4")));
     const missing = data.runs.filter((run) => !runs.includes(run)).map((run) => run.label);
     return [
-      el("div", { class: "runs" }, blocks),
+      el("div", { class: tables ? "runs under" : "runs" }, blocks),
       missing.length > 0 && el("p", { class: "note" }, `Nothing of this in ${missing.join(", ")}.`),
     ];
   }
@@ -81,8 +94,11 @@ const report = {};
   /** What went wrong, where it can be seen. */
   const problem = (error) => el("p", { class: "problem", role: "alert" }, `This cannot be shown. ${error.message}`);
 
+  /** Values, each once, in the order of others; those not among them come last, as they come. */
+  const inOrder = (values, order) => [...new Set([...order.filter((value) => values.includes(value)), ...values])];
+
   /** A closed drawer under a summary. */
   const drawer = (summary, ...children) => el("details", {}, el("summary", {}, summary), children);
 
-  Object.assign(report, { el, svg, showTip, hideTip, telling, perRun, section, problem, drawer, sections: [] });
+  Object.assign(report, { el, svg, showTip, hideTip, telling, perRun, section, problem, inOrder, drawer, sections: [] });
 })();

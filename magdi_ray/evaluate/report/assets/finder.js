@@ -1,6 +1,6 @@
 /* Finding a question: by words, by kind, by set; a list in pages. */
 (() => {
-  const { el } = report;
+  const { el, inOrder } = report;
   const { count, many } = report.format;
   const PAGE = 10,
     EXCERPT = 150,
@@ -45,10 +45,10 @@
     return [...pieces, from + EXCERPT < text.length ? " …" : ""];
   }
 
-  /** `open(position)` is called when a result is chosen. */
-  function finder(viewer, index, open) {
+  /** `order` is that of the run's sets; `open(position)` is called when a result is chosen. */
+  function finder(viewer, index, order, open) {
     const state = { words: [], set: "", mask: 0, page: 0, found: [], current: -1 };
-    const sets = [...new Set(index.set)];
+    const sets = inOrder([...new Set(index.set)], order);
     const status = el("p", { role: "status", class: "sub" }),
       list = el("ul", { class: "results", "aria-label": "Questions found" });
     const chips = viewer.kinds.map((kind, bit) =>
@@ -79,6 +79,23 @@
     const back = el("button", { type: "button", onclick: () => turn(-1) }, "Previous"),
       forth = el("button", { type: "button", onclick: () => turn(1) }, "Next");
     const where = el("span", { class: "sub" });
+    const select = el(
+      "select",
+      {
+        onchange: () => {
+          state.set = select.value;
+          update();
+        },
+      },
+      el("option", { value: "" }, "all sets"),
+      sets.map((set) => el("option", { value: set }, set)),
+    );
+    const nothing = el(
+      "p",
+      { class: "note nothing" },
+      "Nothing found. ",
+      el("button", { type: "button", onclick: () => clear() }, "Clear the filters"),
+    );
     let timer = 0;
     input.addEventListener("input", () => {
       clearTimeout(timer);
@@ -87,6 +104,14 @@
         update();
       }, PAUSE);
     });
+
+    function clear() {
+      clearTimeout(timer);
+      input.value = select.value = "";
+      Object.assign(state, { words: [], set: "", mask: 0 });
+      update();
+      input.focus();
+    }
 
     const pages = () => Math.max(1, Math.ceil(state.found.length / PAGE));
 
@@ -136,6 +161,8 @@
           ),
         ),
       );
+      nothing.hidden = state.found.length > 0;
+      pager.hidden = state.found.length === 0;
       where.textContent = `page ${count(state.page + 1)} of ${count(pages())}`;
       back.disabled = state.page === 0;
       forth.disabled = state.page >= pages() - 1;
@@ -160,33 +187,19 @@
       }
     });
 
+    const pager = el("div", { class: "pager", role: "group", "aria-label": "Pages" }, back, where, forth);
     update();
     const node = el(
       "search",
       { class: "finder" },
       el("label", { for: "find" }, "Find a question"),
       input,
-      sets.length > 1 &&
-        el(
-          "label",
-          { class: "set" },
-          "in ",
-          el(
-            "select",
-            {
-              onchange: (event) => {
-                state.set = event.target.value;
-                update();
-              },
-            },
-            el("option", { value: "" }, "all sets"),
-            sets.map((set) => el("option", { value: set }, set)),
-          ),
-        ),
+      sets.length > 1 && el("label", { class: "set" }, "in ", select),
       el("div", { class: "chips", role: "group", "aria-label": "Kinds of question" }, chips),
       status,
       list,
-      el("div", { class: "pager", role: "group", "aria-label": "Pages" }, back, where, forth),
+      nothing,
+      pager,
     );
 
     /** Mark the question that is open, and turn to its page if it is among those found. */

@@ -38,7 +38,7 @@
   /** A system where there is little room: its title only where that is short and says more than its name. */
   const brief = (run, id) => {
     const text = title(run, id);
-    return text.length <= 14 && !text.startsWith(id) ? text : id;
+    return text.length <= 18 && !text.startsWith(id) ? text : id;
   };
   const kind = (run, id) => run.systems?.find((system) => system.id === id)?.kind ?? "engine";
 

@@ -145,7 +145,7 @@
         [
           { name: "system", head: true, value: (row) => row.name },
           { name: "kind", value: (row) => KINDS[row.kind]?.text ?? row.kind },
-          { name: "right", number: true, value: (row) => percent(row.accuracy) },
+          { name: "accuracy", number: true, value: (row) => percent(row.accuracy) },
           { name: "95% interval", number: true, value: (row) => interval(row.low, row.high) },
           { name: "tokens a question", number: true, value: (row) => tokens(row.tokens_out) },
         ],

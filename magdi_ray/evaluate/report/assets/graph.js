@@ -4,7 +4,7 @@
   const { short, known, count, many } = report.format;
   const ACROSS = 620;
 
-  const STATES = { right: "right", wrong: "wrong", unlabelled: "not labelled", unparsed: "no answer read" };
+  const STATES = { right: "right", wrong: "wrong", unlabelled: "not labelled", unparsed: "no answer" };
   const stateOf = (node) =>
     node.status !== "ok" ? "unparsed" : node.correct === true ? "right" : node.correct === false ? "wrong" : "unlabelled";
   const stateText = (node) => (node.status !== "ok" && node.status !== "unparsed" ? node.status : STATES[stateOf(node)]);

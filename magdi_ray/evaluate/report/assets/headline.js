@@ -19,11 +19,17 @@
 
   const bold = (text) => el("strong", {}, text);
 
-  function ratio(student, debate) {
+  /** What the run says to the claim that the student is close to the debate: the claim that names a bound. */
+  const closeness = (run, set) => run.orderings.find((row) => row.set === set.id && row.bound);
+  const far = (row) => row && row.high < row.bound;
+
+  /** Savings stand out only where the student is known not to be far below the debate. */
+  function ratio(student, debate, close) {
     if (!student.tokens_out || !debate.tokens_out) return "";
     const times = debate.tokens_out / student.tokens_out;
     if (times > 0.95 && times < 1.05) return ": as many tokens";
-    return times > 1 ? [": ", bold(`${times.toFixed(1)} times fewer tokens`)] : `: ${(1 / times).toFixed(1)} times more tokens`;
+    const fewer = `${times.toFixed(1)} times fewer tokens`;
+    return times > 1 ? [": ", close ? bold(fewer) : fewer] : `: ${(1 / times).toFixed(1)} times more tokens`;
   }
 
   const claim = (run, row) => [
@@ -34,16 +40,26 @@
     " tokens a question",
   ];
 
+  const figures = (row) => `${percent(row.accuracy)} (${interval(row.low, row.high)})`;
+
+  /** A student far below the debate: the loss comes first, and nothing is praised. */
+  const loss = (run, student, debate, row) => [
+    `${brief(run, student.system)} is right ${hundred(-row.difference)} points less often than ${brief(run, debate.system)}: `,
+    `${figures(student)} against ${figures(debate)}, with ${tokens(student.tokens_out)} against ${tokens(debate.tokens_out)} tokens a question.`,
+  ];
+
   function sentence(run, set) {
-    const [student, debate] = pair(run, set);
+    const [student, debate] = pair(run, set),
+      held = closeness(run, set);
+    if (student && debate && far(held)) return loss(run, student, debate, held);
     if (student && debate) {
       return [
         claim(run, student),
-        "; the debate ",
+        `; ${brief(run, debate.system)} `,
         bold(percent(debate.accuracy)),
         ` (${interval(debate.low, debate.high)}) with `,
         bold(tokens(debate.tokens_out)),
-        ratio(student, debate),
+        ratio(student, debate, Boolean(held)),
         ".",
       ];
     }
@@ -59,7 +75,7 @@
       .filter((row) => row.set === set.id && row.system === student.system && row.method === student.method)
       .map((row) => {
         const base = report.format.kind(run, row.reference) === "base",
-          name = base ? "the base model" : "the debate";
+          name = base ? "the base model" : brief(run, row.reference);
         if (row.reference !== debate?.system && !base) return null;
         const ends = [row.low, row.high].sort((a, b) => Math.abs(a) - Math.abs(b)).map(Math.abs);
         if (row.low > 0 || row.high < 0)

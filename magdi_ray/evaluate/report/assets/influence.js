@@ -1,6 +1,6 @@
-/* Who convinced whom: answers that were shown on the left, agents that took them over on the right. */
+/* Who convinced whom: agents whose answer was shown on the left, agents that took it over on the right. */
 (() => {
-  const { el, svg, perRun, section, chart, canvas, telling, table, drawer } = report;
+  const { el, svg, perRun, section, chart, canvas, telling, table, drawer, inOrder } = report;
   const { NONE, known, count, percent } = report.format;
   const GAP = 14,
     BAR = 10;
@@ -111,7 +111,7 @@
 
   const rate = (row) => (row.shown ? row.adopted / row.shown : null);
 
-  /** A row who was shown, a column who changed: the share of times it happened. */
+  /** A row whose answer was shown, a column who took it over: the share of times it happened. */
   function matrix(rows, agents) {
     const most = Math.max(...rows.map((row) => rate(row) ?? 0), 0.01);
     const cell = (source, target) => {
@@ -127,7 +127,7 @@
         el("span", { class: "sub" }, `${count(row.adopted)} of ${count(row.shown)}`),
       );
     };
-    const columns = agents.map((agent) => ({ name: `by ${agent}`, number: true, value: (source) => cell(source, agent) }));
+    const columns = agents.map((agent) => ({ name: `taken by ${agent}`, number: true, value: (source) => cell(source, agent) }));
     return table(
       "Share of the times an answer was taken over when it was shown",
       [{ name: "answers of", head: true, value: (source) => source }, ...columns],
@@ -141,7 +141,7 @@
       agents = [...new Set(rows.flatMap((row) => [row.source, row.target]))];
     const columns = [
       {
-        name: "shown, taken over by",
+        name: "whose answer → who took it over",
         head: true,
         value: (row) => [row.source, el("span", { class: "against" }, " → "), row.target],
       },
@@ -151,14 +151,25 @@
       { name: "to right", hint: "from a wrong answer to a right one", number: true, value: (row) => count(row.to_right) },
       { name: "to wrong", hint: "from a right answer to a wrong one", number: true, value: (row) => count(row.to_wrong) },
     ];
+    const sizes = new Map(run.rounds.map((row) => [row.split, row.debates]));
+    const splits = inOrder(
+      [...sizes.keys()],
+      run.sets.map((set) => set.split),
+    ).map((split) => `${count(sizes.get(split))} of ${split}`);
+    const over = splits.length > 0 && `Over all debates of the run, training questions included: ${splits.join(", ")}.`;
     const sorted = [...rows].sort((a, b) => rate(b) - rate(a));
-    return el(
+    const twin = el(
       "div",
       { class: "twin" },
       el(
         "figure",
         {},
-        el("p", { class: "ends", "aria-hidden": "true" }, el("span", {}, "who was shown"), el("span", {}, "who changed")),
+        el(
+          "p",
+          { class: "ends", "aria-hidden": "true" },
+          el("span", {}, "whose answer was shown"),
+          el("span", {}, "who took it over"),
+        ),
         chart((width) => flow(rows, agents, width), 90 + 58 * agents.length),
         legend(rows),
       ),
@@ -169,10 +180,11 @@
         drawer("Every pair in figures", table("How often an answer that differs was taken over", columns, sorted)),
       ),
     );
+    return [over && el("p", { class: "note" }, over), twin];
   }
 
   function influence(data) {
-    const found = perRun(data, (run) => run.influence.length, block);
+    const found = perRun(data, (run) => run.influence.length, block, { tables: true });
     return (
       found &&
       section(

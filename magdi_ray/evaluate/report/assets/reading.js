@@ -9,7 +9,7 @@
       ? scroller(name, el("div", { class: "reply", dir: "auto" }, text))
       : el("p", { class: "note" }, "The reply is empty.");
   const given = (answer) =>
-    answer === null || answer === undefined ? el("em", {}, "none read") : el("bdi", { dir: "auto", class: "answer" }, answer);
+    answer === null || answer === undefined ? el("em", {}, "no answer") : el("bdi", { dir: "auto", class: "answer" }, answer);
 
   /** Links to other replies of the debate, each said with how it was related. */
   function links(debate, edges, end, choose) {
@@ -89,7 +89,7 @@
           sign(state),
           " ",
           given(answer.answer),
-          ` ${answer.error ? "failed" : { right: "right", wrong: "wrong", unlabelled: "not labelled", unparsed: "wrong" }[state]}`,
+          ` ${answer.error ? "no reply" : { right: "right", wrong: "wrong", unlabelled: "not labelled", unparsed: "wrong" }[state]}`,
         ),
         known(answer.tokens_out) && row("tokens", count(answer.tokens_out)),
       ),
@@ -178,7 +178,7 @@
         row("set", detail.set),
         debate &&
           row(
-            "debate's answer",
+            "debate's vote",
             sign(state),
             " ",
             given(debate.answer),

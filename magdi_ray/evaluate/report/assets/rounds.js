@@ -1,6 +1,6 @@
 /* What discussion does: agreement and consensus, and who is right, round by round. */
 (() => {
-  const { el, perRun, section, lineChart, table, drawer } = report;
+  const { el, perRun, section, lineChart, table, drawer, inOrder } = report;
   const { known, short, percent, count } = report.format;
 
   const MEASURES = [
@@ -35,7 +35,10 @@
   }
 
   function block(run, level) {
-    const splits = [...new Set(run.rounds.map((row) => row.split))];
+    const splits = inOrder(
+      [...new Set(run.rounds.map((row) => row.split))],
+      run.sets.map((set) => set.split),
+    );
     const of = (split) => run.rounds.filter((row) => row.split === split).sort((a, b) => a.round - b.round);
     const columns = [
       { name: "debates of", head: true, value: (row) => row.split },

@@ -1,7 +1,7 @@
 /* Accuracy of every system on every set, in domain and out of domain apart. */
 (() => {
-  const { el, svg, perRun, section, table, drawer, mark } = report;
-  const { NONE, known, percent, hundred, interval, tokens, count, seconds, usd, method, title, kind } = report.format;
+  const { el, svg, section, table, drawer, mark } = report;
+  const { NONE, known, percent, hundred, interval, tokens, count, decimal, plain, usd, method, title, kind } = report.format;
 
   const name = (run, row) =>
     el(
@@ -29,24 +29,34 @@
   }
 
   const columnsOf = (run) => [
-    { name: "right", number: true, value: (row) => percent(row.accuracy) },
+    { name: "accuracy", number: true, value: (row) => percent(row.accuracy) },
     { name: "95% interval", number: true, value: (row) => interval(row.low, row.high) },
     { name: "0 to 100%", value: (row) => bar(run, row), only: "roomy" },
     { name: "tokens out", hint: "generated, mean per question", number: true, value: (row) => tokens(row.tokens_out) },
     { name: "tokens in", hint: "read, mean per question", number: true, value: (row) => tokens(row.tokens_in) },
-    { name: "time", hint: "of one reply, asked alone", number: true, value: (row) => seconds(row.seconds), any: "seconds" },
+    { name: "seconds a reply", hint: "asked alone", number: true, value: (row) => decimal(row.seconds), any: "seconds" },
     { name: "price", hint: "mean per question", number: true, value: (row) => usd(row.usd), any: "usd" },
-    { name: "seeds", number: true, value: (row) => count(row.seeds), when: (rows) => rows.some((row) => row.seeds > 1) },
+    { name: "trainings", number: true, value: (row) => count(row.seeds), when: (rows) => rows.some((row) => row.seeds > 1) },
     {
-      name: "sd of seeds",
-      hint: "standard deviation over seeds, in points",
+      name: "sd between trainings",
+      hint: "standard deviation over trainings, in points",
       number: true,
       value: (row) => hundred(row.sd),
       any: "sd",
     },
     { name: "questions", number: true, value: (row) => count(row.questions) },
-    { name: "unread", hint: "replies in which no answer could be read; a mean over seeds", number: true, value: (row) => count(row.unanswered) },
-    { name: "errors", hint: "questions without a reply, which count as wrong; a mean over seeds", number: true, value: (row) => count(row.errors) },
+    {
+      name: "no answer",
+      hint: "replies in which no answer could be read; a mean over trainings",
+      number: true,
+      value: (row) => plain(row.unanswered),
+    },
+    {
+      name: "no reply",
+      hint: "questions without a reply, which count as wrong; a mean over trainings",
+      number: true,
+      value: (row) => plain(row.errors),
+    },
   ];
 
   function scoreTable(run, set) {

@@ -31,7 +31,16 @@
 
   function scroller(name, child) {
     const holder = el("div", { class: "scroll" }, child);
+    /** A side behind which there is more fades out. */
+    const fade = () => {
+      const left = holder.scrollLeft,
+        rest = holder.scrollWidth - holder.clientWidth - left;
+      holder.classList.toggle("before", left > 1);
+      holder.classList.toggle("beyond", rest > 1);
+    };
+    holder.addEventListener("scroll", fade, { passive: true });
     const fit = () => {
+      fade();
       const wide = holder.scrollWidth > holder.clientWidth + 1;
       if (wide === holder.hasAttribute("tabindex")) return;
       for (const [key, value] of [

@@ -23,6 +23,12 @@
       node,
     );
 
+  /** The last reply that gave the debate's answer, or null. */
+  function deciding(debate) {
+    const at = debate && debate.answer !== null ? debate.nodes.findLastIndex((node) => node.answer === debate.answer) : -1;
+    return at < 0 ? null : at;
+  }
+
   class Viewer {
     constructor(data, holder) {
       this.viewer = data.viewer;
@@ -50,7 +56,12 @@
         .index()
         .then((index) => {
           this.index = index;
-          this.finder = finder(this.viewer, index, (position) => this.go(position));
+          this.finder = finder(
+            this.viewer,
+            index,
+            this.run.sets.map((set) => set.id),
+            (position) => this.go(position),
+          );
           this.holder.replaceChildren(this.finder.node, this.pane);
         })
         .catch((error) => this.holder.replaceChildren(problem(error)));
@@ -83,7 +94,7 @@
       if (this.open?.position !== position) await this.load(position);
       if (this.open?.position !== position) return;
       this.finder.mark(position);
-      this.read(want.node, asked);
+      this.read(want.node ?? deciding(this.open.detail.debate), asked && want.node !== null);
       if (!asked) this.reveal(!this.seen);
       else if (want.node === null) {
         this.pane.querySelector("h3")?.focus({ preventScroll: true });
@@ -153,8 +164,8 @@
       );
     }
 
-    /** Show one reply of the open debate, or a hint where none is chosen. */
-    read(node, asked) {
+    /** Show one reply of the open debate, or a hint where there is none; `follow` scrolls to it where it is out of sight. */
+    read(node, follow) {
       const { drawn, place, detail, position } = this.open;
       if (!drawn) return;
       const there = node !== null && detail.debate.nodes[node];
@@ -168,7 +179,7 @@
             })
           : hint,
       );
-      if (there && asked) {
+      if (there && follow) {
         const box = place.getBoundingClientRect();
         if (box.top > window.innerHeight - 120) place.scrollIntoView({ block: "center" });
       }
@@ -187,7 +198,7 @@
     const made = section(
       "viewer",
       "Questions and debates",
-      `${count(data.viewer.count)} questions${data.runs.length > 1 ? ` of ${data.runs[0].label}` : ""}, packed in this file and unpacked when they are looked at.${left} The address of this page names what is open, and can be shared.`,
+      `${count(data.viewer.count)} questions${data.runs.length > 1 ? ` of ${data.runs[0].label}` : ""}, packed in this file and unpacked when they are looked at.${left} Send this file; add #q=ID to its address to open one question.`,
       holder,
     );
     if (typeof DecompressionStream === "undefined") {
