@@ -97,11 +97,15 @@ def asked_files(config: RunConfig) -> list[str]:
 
 
 def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
-    """Refuse further tasks without questions to judge, and those of which the student learns a question.
+    """Refuse training questions as held-out ones, further tasks without questions to judge, and those the student learns from.
 
     Raises:
         ConfigError: names the task.
     """
+    if "train" in config.evaluate.splits:
+        raise ConfigError(
+            "evaluate.splits names 'train', which is learned from: an evaluation on it says nothing. Name dev, test or ood."
+        )
     _check_comparisons(config)
     if not config.evaluate.tasks:
         return

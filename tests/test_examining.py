@@ -98,8 +98,8 @@ def test_a_comparison_of_a_system_that_does_not_exist_is_refused() -> None:
 
 
 def test_training_questions_are_never_evaluated() -> None:
-    with pytest.raises(ConfigError, match=r"evaluate.splits.0"):
-        tiny("evaluate.splits=[train]")
+    with pytest.raises(ConfigError, match=r"evaluate\.splits names 'train'"):
+        check_asked(tiny("evaluate.splits=[test, train]"), [])
 
 
 def test_a_rule_over_a_whole_section_is_said_without_the_section_itself() -> None:

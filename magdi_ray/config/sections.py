@@ -16,6 +16,7 @@ from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits, Price
 from magdi_ray.config.protocols import ProtocolConfig
+from magdi_ray.tasks.base import Split
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
@@ -198,8 +199,8 @@ class SelfConsistency(Section):
 class EvaluateConfig(Section):
     """Which questions the student is measured on, how it answers, and what stands beside it."""
 
-    splits: tuple[Literal["dev", "test", "ood"], ...] = Field(("test",), min_length=1)
-    """Splits of the run's own task."""
+    splits: tuple[Split, ...] = Field(("test",), min_length=1)
+    """Held-out splits of the run's own task."""
     tasks: tuple[TaskConfig, ...] = ()
     """Further tasks, out of domain: of a file the questions of its `test_path`, of `tiny` its test and ood questions."""
     sampling: Sampling = Sampling(max_tokens=256)
