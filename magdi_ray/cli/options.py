@@ -22,7 +22,7 @@ UNCUT = 1000
 def print_table(table: RenderableType) -> None:
     """Print a table as wide as the terminal (or as COLUMNS says), and as wide as it needs to be where there is none."""
     fitted = out.is_terminal or "COLUMNS" in os.environ
-    (out if fitted else Console(highlight=False, width=UNCUT)).print(table)
+    Console(highlight=False, width=None if fitted else UNCUT).print(table)  # anew: a console keeps the width it began with
 
 
 def option(*names: str, **settings: Any) -> Any:

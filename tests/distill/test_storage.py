@@ -76,7 +76,7 @@ def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.RayChe
     monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_storage=lambda: storage))
     monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
     monkeypatch.setattr(train.dist, "broadcast_object_list", lambda chosen, src: None)
-    job = SimpleNamespace(run="", recipe=SimpleNamespace(name="level4"), identity="0" * 12, checkpoints=CheckpointConfig(keep=2))
+    job = SimpleNamespace(run="", label="level4", identity="0" * 12, checkpoints=CheckpointConfig(keep=2))
     return train.RayCheckpoints(job)  # type: ignore[arg-type]
 
 
