@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from magdi_ray.config import RunConfig, load_config
-from magdi_ray.evaluate.answers import read_answers
+from magdi_ray.evaluate.answers import iter_answers
 from magdi_ray.graph.store import read_mags
 from magdi_ray.pipeline import load_results, run_pipeline, summary
 from magdi_ray.runs import Run
@@ -82,7 +82,7 @@ def test_the_evaluation_holds_every_system_on_the_same_questions(finished: tuple
 
 def test_several_replies_of_the_student_are_drawn_and_voted_on(finished: tuple[RunConfig, Run, list[str]]) -> None:
     _, run, _ = finished
-    answers = [answer for answer in read_answers(run.path("evaluation")) if answer.system == "level2"]
+    answers = [answer for answer in iter_answers(run.path("evaluation")) if answer.system == "level2"]
     kinds = Counter(answer.method for answer in answers)
     assert kinds == {"single": 16, "sample": 80, "majority": 16, "confidence": 16}
     drawn = [answer.text for answer in answers if answer.method == "sample"]
@@ -94,12 +94,12 @@ def test_several_replies_of_the_student_are_drawn_and_voted_on(finished: tuple[R
 def test_an_evaluation_that_is_repeated_asks_nothing_twice(finished: tuple[RunConfig, Run, list[str]]) -> None:
     config, run, _ = finished
     before = sum(path.stat().st_size for path in (run.root / "evaluation-replies").iterdir())
-    was = read_answers(run.path("evaluation"))
+    was = list(iter_answers(run.path("evaluation")))
     more = load_config(ROOT / "configs" / "tiny.yaml", [*SMALL, "evaluate.self_consistency.samples=4"])
     assert run_pipeline(more, run) == ["evaluation"]
     assert sum(path.stat().st_size for path in (run.root / "evaluation-replies").iterdir()) == before
     single = {(a.system, a.question_id, a.text) for a in was if a.method == "single"}
-    assert {(a.system, a.question_id, a.text) for a in read_answers(run.path("evaluation")) if a.method == "single"} == single
+    assert {(a.system, a.question_id, a.text) for a in iter_answers(run.path("evaluation")) if a.method == "single"} == single
     assert run_pipeline(config, run) == ["evaluation"]  # as the other tests expect it
 
 
@@ -215,7 +215,7 @@ def test_the_served_student_answers_as_it_did_in_the_evaluation(
 ) -> None:
     config, run, _ = finished
     task, questions = load_task(config.task), {q.id: q for q in load_questions(config.task)}
-    answers = [answer for answer in read_answers(run.path("evaluation")) if answer.system == "level2"]
+    answers = [answer for answer in iter_answers(run.path("evaluation")) if answer.system == "level2"]
     evaluated = [answer for answer in answers if answer.method == "single"]
     chosen = [answer for answer in evaluated if answer.correct][:3] + [answer for answer in evaluated if not answer.correct][:3]
     assert any(answer.correct for answer in chosen)

@@ -177,8 +177,3 @@ def iter_answers(directory: Path, *, texts: bool = True) -> Iterator[Answer]:
             names = [name for name in parquet.schema_arrow.names if texts or name != "text"]
             for batch in parquet.iter_batches(columns=names):
                 yield from (Answer(**({"text": ""} | row)) for row in batch.to_pylist())
-
-
-def read_answers(directory: Path) -> list[Answer]:
-    """All rows of an evaluation directory."""
-    return list(iter_answers(directory))

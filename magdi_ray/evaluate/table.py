@@ -13,19 +13,22 @@ from rich.text import Text
 Row = Mapping[str, Any]
 
 
-def percent(value: float) -> str:
-    """0.6234 -> "62.3"."""
-    return f"{100 * value:.1f}"
+def percent(share: float | None) -> str:
+    """0.6234 -> "62.3"; "-" where it is unknown."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
-def title_of(row: Row, titles: Mapping[str, str]) -> str:
-    """What a score is of: the system, and how it was asked where that is not with one reply."""
-    match row["method"]:
-        case "majority":
-            return f"{row['system']}, most of {row['samples']} replies"
-        case "confidence":
-            return f"{row['system']}, surest of {row['samples']} replies"
-    return titles.get(row["system"], row["system"])
+def asked_as(name: str, method: str, samples: int | None = None) -> str:
+    """A system, and how it was asked where that is not with one reply: "level2, majority of 5 replies"."""
+    if method == "single":
+        return name
+    return f"{name}, {method}" + (f" of {samples} replies" if samples else "")
+
+
+def _title(row: Row, titles: Mapping[str, str]) -> str:
+    """The system's title, or, where several replies were asked for, its short name and how."""
+    name = row["system"]
+    return asked_as(titles.get(name, name) if row["method"] == "single" else name, row["method"], row["samples"])
 
 
 def score_table(rows: Sequence[Row], titles: Mapping[str, str], title: str) -> Table:
@@ -48,7 +51,7 @@ def score_table(rows: Sequence[Row], titles: Mapping[str, str], title: str) -> T
     for name in kept:
         table.add_column(name, justify="right", no_wrap=True)
     for number, row in enumerate(rows):
-        table.add_row(title_of(row, titles), *(cells[number] for cells in kept.values()))
+        table.add_row(_title(row, titles), *(cells[number] for cells in kept.values()))
     return table
 
 
@@ -70,11 +73,6 @@ def difference_table(rows: Sequence[Row], title: str) -> Table:
             f"{row['p_value']:.2g}",
         )
     return table
-
-
-def asked_as(system: str, method: str) -> str:
-    """ "level2", "level2 by majority"."""
-    return system if method == "single" else f"{system} by {method}"
 
 
 def result_tables(data: Mapping[str, Any]) -> RenderableType:

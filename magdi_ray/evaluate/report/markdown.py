@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from magdi_ray.evaluate.table import asked_as, percent
+
 Row = Mapping[str, Any]
 
 SCORES = """\
@@ -173,18 +175,6 @@ def _cost(rows: Iterable[Row]) -> str:
         for row in rows
     )
     return table(columns, lines, figures=4)
-
-
-def asked_as(name: str, method: str, samples: int | None = None) -> str:
-    """A system, and how it was asked where that is not with one reply."""
-    if method == "single":
-        return name
-    return f"{name}, {method}" + (f" of {samples} replies" if samples else "")
-
-
-def percent(share: float | None) -> str:
-    """0.6234 -> "62.3"."""
-    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def points(difference: float) -> str:
