@@ -24,7 +24,7 @@ ALLOWED = {
     "graph": {"tasks", "agents", "debate", "graph"},
     "distill": {"tasks", "agents", "debate", "graph", "distill"},
     "evaluate": {"tasks", "agents", "debate", "graph", "evaluate"},
-    "serving": {"tasks", "agents", "serving"},
+    "serving": {"tasks", "agents", "debate", "graph", "distill", "serving"},
 }
 
 PURE = (

@@ -12,8 +12,22 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from magdi_ray.errors import EngineError
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length"]
+
+
+class PromptError(EngineError):
+    """The prompt cannot be put to this model, however often it is tried: whoever asked has to ask otherwise."""
+
+
+class ContextLengthError(PromptError):
+    """The prompt and the longest allowed reply together exceed what the model can read."""
+
+
+class BusyError(EngineError):
+    """The engine's queue is full: the same request may well succeed in a moment."""
 
 
 @dataclass(frozen=True, slots=True)

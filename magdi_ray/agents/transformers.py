@@ -32,15 +32,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.agents.base import ContextLengthError, Message, PromptError, Reply, Sampling
 from magdi_ray.agents.batching import Collector
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.agents.weights import (
-    ContextLengthError,
-    base_and_adapter,
-    check_model_directory,
-    has_tokenizer,
-)
+from magdi_ray.agents.weights import base_and_adapter, check_model_directory, has_tokenizer
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import EngineError, MagdiError
 
@@ -156,17 +151,17 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation, up to where the reply begins; `encode_prompt` says how it is written.
 
     Raises:
-        EngineError: there is no message or no token, or the chat template refuses the conversation.
+        PromptError: there is no message or no token, or the chat template refuses the conversation.
     """
     if not messages:
-        raise EngineError("A reply needs at least one message, found none.")
+        raise PromptError("A reply needs at least one message, found none.")
     try:
         ids = encode_prompt(tokenizer, messages)
     except (TemplateError, ValueError) as error:
         roles = ", ".join(message.role for message in messages)
-        raise EngineError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
+        raise PromptError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
     if not ids:
-        raise EngineError("The conversation is empty: it has no token to continue from.")
+        raise PromptError("The conversation is empty: it has no token to continue from.")
     return ids
 
 

@@ -13,17 +13,13 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
-from magdi_ray.errors import ConfigError, EngineError
+from magdi_ray.errors import ConfigError
 
 PACKAGE_SCHEME = "pkg://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BASE_AND_ADAPTER = re.compile(r":(?!//)")
 """The colon of `base:adapter`; that of a scheme (pkg://, s3://) is none."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
-
-
-class ContextLengthError(EngineError):
-    """The prompt and the longest allowed reply together exceed what the model can read."""
 
 
 def resolve_model(name: str) -> str:

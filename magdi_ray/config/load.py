@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from magdi_ray.config.engines import UNQUOTED
-from magdi_ray.config.sections import RunConfig
+from magdi_ray.config.run import RunConfig
 from magdi_ray.errors import ConfigError
 
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")

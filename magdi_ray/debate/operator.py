@@ -27,7 +27,8 @@ from magdi_ray.agents.pool import PooledEngine
 from magdi_ray.agents.store import ReplyStore, StoredEngine
 from magdi_ray.config.base import content_hash
 from magdi_ray.config.engines import ApiEngine
-from magdi_ray.config.sections import AgentConfig, DebateConfig, RunConfig
+from magdi_ray.config.run import RunConfig
+from magdi_ray.config.sections import AgentConfig, DebateConfig
 from magdi_ray.debate.books import Books, NotHeld
 from magdi_ray.debate.hold import Seat, hold_debate
 from magdi_ray.debate.load import load_protocol

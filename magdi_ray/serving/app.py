@@ -22,11 +22,11 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
-from magdi_ray.agents.base import Engine, Message, Reply, Sampling
+from magdi_ray.agents.base import ContextLengthError, Engine, Message, Reply, Sampling
 from magdi_ray.agents.pool import EngineReplica, PoolSpec, ask_replica, engine_application, retire_engines, wait_until_running
-from magdi_ray.agents.weights import ContextLengthError, check_model_directory
+from magdi_ray.agents.weights import check_model_directory
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.config.sections import ServeConfig
+from magdi_ray.config.serving import ServeConfig
 from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.serving.schema import ChatRequest, ChatResponse, ErrorResponse, ModelCard, ModelList, explain_invalid
 

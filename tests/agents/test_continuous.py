@@ -11,11 +11,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.agents.base import ContextLengthError, Message, Reply, Sampling
 from magdi_ray.agents.continuous import ContinuousAgent, cache_blocks
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.transformers import TransformersAgent
-from magdi_ray.agents.weights import ContextLengthError
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.config.sections import AgentConfig
 from magdi_ray.errors import EngineError

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from magdi_ray.agents.base import Message, Reply, Sampling
+from magdi_ray.agents.base import ContextLengthError, Message, Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.transformers import RowEnd, TokenChooser, TransformersAgent
-from magdi_ray.agents.weights import ContextLengthError, check_model_directory, resolve_model, split_adapter
+from magdi_ray.agents.weights import check_model_directory, resolve_model, split_adapter
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import ConfigError, EngineError
 

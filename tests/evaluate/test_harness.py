@@ -22,7 +22,7 @@ from magdi_ray.agents.transformers import TransformersAgent
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config import load_config
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.config.sections import ServeConfig
+from magdi_ray.config.serving import ServeConfig
 from magdi_ray.errors import ConfigError, EngineError, RunError
 from magdi_ray.evaluate import harness
 from magdi_ray.evaluate.harness import Endpoint, LocalStudent, find_endpoint, harness_options, load_tasks, run_harness

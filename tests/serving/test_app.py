@@ -14,9 +14,8 @@ import openai
 import pytest
 import yaml
 
-from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.agents.weights import ContextLengthError
-from magdi_ray.config.sections import ServeConfig
+from magdi_ray.agents.base import ContextLengthError, Message, Reply, Sampling
+from magdi_ray.config.serving import ServeConfig
 from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.serving.app import build, create_api, serve_student
 
