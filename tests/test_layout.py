@@ -44,6 +44,7 @@ PURE = (
     *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "kept", "table")),
     *(f"evaluate/{name}.py" for name in ("harness", "harness_output")),
     "evaluate/report",
+    *(f"serving/{name}.py" for name in ("backend", "ensemble", "scoring", "debating")),
 )
 
 

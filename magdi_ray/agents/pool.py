@@ -92,17 +92,18 @@ class EngineReplica:
         return await self._engine.generate(messages, sampling)
 
 
-def copies(replicas: tuple[int, int], *, full: int) -> dict[str, Any]:
+def copies(replicas: tuple[int, int], *, full: int, downscale_delay_s: float | None = None) -> dict[str, Any]:
     """Serve's options for so many copies; what waits beyond the `full` requests of each is a reason for another one."""
     low, high = replicas
     if low == high:
         return {"num_replicas": low}
-    limits = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": full}
-    return {"autoscaling_config": {**limits, "upscale_delay_s": UPSCALE_SECONDS}}
+    limits = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": full, "upscale_delay_s": UPSCALE_SECONDS}
+    delays = {} if downscale_delay_s is None else {"downscale_delay_s": downscale_delay_s}
+    return {"autoscaling_config": {**limits, **delays}}
 
 
-def engine_application(spec: PoolSpec) -> serve.Application:
-    """The Serve application of one engine, not yet deployed."""
+def engine_application(spec: PoolSpec, *, name: str = "engine") -> serve.Application:
+    """The Serve application of one engine, not yet deployed. `name`: of its deployment, where several share an application."""
     if isinstance(spec.engine, VllmEngine):
         from magdi_ray.agents.vllm import vllm_application
 
@@ -111,7 +112,7 @@ def engine_application(spec: PoolSpec) -> serve.Application:
     # A replica is full when one batch decodes.
     scaling = copies(spec.replicas, full=batch)
     deployment = serve.deployment(EngineReplica).options(
-        name="engine",
+        name=name,
         ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus},
         max_ongoing_requests=spec.max_ongoing_requests or 2 * batch,
         max_constructor_retry_count=2,

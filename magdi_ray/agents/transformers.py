@@ -35,12 +35,10 @@ from transformers import (
 from magdi_ray.agents.base import ContextLengthError, Message, PromptError, Reply, Sampling
 from magdi_ray.agents.batching import Collector
 from magdi_ray.agents.chat import encode_prompt
+from magdi_ray.agents.choosing import draw
 from magdi_ray.agents.weights import base_and_adapter, check_model_directory, has_tokenizer
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import EngineError, MagdiError
-
-MINIMAL_TEMPERATURE = 1e-5
-"""Below this, logits divided by the temperature leave the range of float32; drawing is greedy long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class TokenChooser(LogitsProcessor):
         for row, sampling in enumerate(drawing):
             uniforms_ST[row, : sampling.max_tokens] = np.random.default_rng(sampling.seed).random(sampling.max_tokens)
         self.uniforms_ST = torch.from_numpy(uniforms_ST).to(device)
-        self.temperature_S1 = torch.tensor([[s.temperature] for s in drawing], device=device).clamp_min(MINIMAL_TEMPERATURE)
+        self.temperature_S1 = torch.tensor([[s.temperature] for s in drawing], device=device)
         self.top_p_S1 = torch.tensor([[s.top_p] for s in drawing], device=device)
         self.any_nucleus = any(sampling.top_p < 1.0 for sampling in drawing)
 
@@ -78,7 +76,13 @@ class TokenChooser(LogitsProcessor):
         chosen_B = scores.argmax(dim=-1)
         step = input_ids.shape[1] - self.prompt_length
         if not self.all_greedy and step < self.uniforms_ST.shape[1]:
-            chosen_B[self.rows_S] = self._draw(scores[self.rows_S], step)
+            chosen_B[self.rows_S] = draw(
+                scores[self.rows_S],
+                self.uniforms_ST[:, step, None],
+                temperature_S1=self.temperature_S1,
+                top_p_S1=self.top_p_S1,
+                nucleus=self.any_nucleus,
+            )
         chosen_B1 = chosen_B[:, None]
         log_probability_B = scores.gather(1, chosen_B1).squeeze(1) - scores.logsumexp(dim=-1)
         self.probabilities.append(log_probability_B.exp())
@@ -86,20 +90,6 @@ class TokenChooser(LogitsProcessor):
             return scores
         scores.scatter_(1, chosen_B1, torch.inf)
         return scores
-
-    def _draw(self, logits_SV: torch.Tensor, step: int) -> torch.Tensor:
-        """Token ids drawn from softmax(logits / temperature), cut to the nucleus."""
-        shifted_SV = logits_SV - logits_SV.amax(dim=-1, keepdim=True)
-        p_SV = (shifted_SV / self.temperature_S1).softmax(dim=-1)
-        if self.any_nucleus:
-            sorted_SV, order_SV = p_SV.sort(dim=-1, descending=True)
-            before_SV = sorted_SV.cumsum(dim=-1) - sorted_SV
-            outside_SV = (before_SV >= self.top_p_S1) & (self.top_p_S1 < 1.0)
-            outside_SV[:, 0] = False  # the likeliest token always stays
-            p_SV = p_SV.masked_fill(torch.zeros_like(outside_SV).scatter(1, order_SV, outside_SV), 0.0)
-        cumulative_SV = p_SV.double().cumsum(dim=-1)
-        target_S1 = self.uniforms_ST[:, step, None] * cumulative_SV[:, -1:]
-        return torch.searchsorted(cumulative_SV, target_S1, right=True).squeeze(1).clamp_max(p_SV.shape[1] - 1)
 
 
 class RowEnd(StoppingCriteria):

@@ -35,13 +35,19 @@ ROWS = 128
 """Replies a replica decodes together, where engine_kwargs names no max_num_seqs."""
 
 
+def has_vllm() -> bool:
+    """Whether vLLM is installed, without importing it. A directory that happens to be called so has no origin, and is none."""
+    found = find_spec("vllm")
+    return found is not None and found.origin is not None
+
+
 def check_vllm() -> None:
     """Check that vLLM is installed, without importing it.
 
     Raises:
         ConfigError: it is not; with the line that installs it.
     """
-    if find_spec("vllm") is None:
+    if not has_vllm():
         raise ConfigError(
             "An engine of type vllm needs vLLM, which is not installed here: pip install vllm "
             "(or pip install 'ray[llm]' for the version this Ray was tested with)."

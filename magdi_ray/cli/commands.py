@@ -132,19 +132,21 @@ app.command()(report)
 
 @app.command()
 def serve(
-    run: RunDirectory,
+    path: Annotated[Path, typer.Argument(help="A run directory, or a model's.", show_default=False)],
     student: Annotated[str | None, option(help="A recipe of the run; default: the product.")] = None,
-    host: Annotated[str | None, option(help="Default: serve.host of the run.")] = None,
-    port: Annotated[int | None, option(help="Default: serve.port of the run.")] = None,
+    task: Annotated[str | None, option(help="How answers are read, for votes; of a model directory only.")] = None,
+    host: Annotated[str | None, option(help="Default: serve.host, 127.0.0.1.")] = None,
+    port: Annotated[int | None, option(help="Default: serve.port, 8000.")] = None,
+    set_: Set = None,
 ) -> None:
-    """Serve a run's student behind the OpenAI HTTP API until interrupted.
+    """Serve a student behind the OpenAI HTTP API until interrupted; SIGHUP deploys anew what the directory holds by then.
 
-    Example: magdi serve runs/tiny --port 8000
+    Example: magdi serve runs/tiny --port 8000 --set serve.replicas=[1,2]
     """
-    from magdi_ray.serving.run import serve_run
+    from magdi_ray.endpoint import serve_path
 
-    overrides = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
-    serve_run(Run(run), student=student, overrides=overrides)
+    given = [f"serve.{key}={value}" for key, value in (("host", host), ("port", port)) if value is not None]
+    serve_path(path, student=student, task=task, overrides=[*(set_ or ()), *given])
 
 
 @app.command("export")

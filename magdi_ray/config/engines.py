@@ -43,7 +43,7 @@ class TransformersEngine(Section):
     """`base:adapter` puts a LoRA adapter on a base; an adapter directory alone takes the base it was trained on."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batching: Literal["dynamic", "continuous"] = operational("dynamic")
-    """dynamic: gather what waits, decode it to its end. continuous: rows leave and join at every step (greedy decoding only)."""
+    """dynamic: gather what waits, decode it to its end. continuous: rows leave and join at every step."""
     max_batch_size: int = operational(32, ge=1)
     """Replies decoded together, at most."""
     system_prompt: str | None = None

@@ -8,15 +8,18 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from magdi_ray.config.base import Section
 from magdi_ray.config.engines import UNQUOTED
 from magdi_ray.config.run import RunConfig
 from magdi_ray.errors import ConfigError
+
+SectionType = TypeVar("SectionType", bound=Section)
 
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -67,12 +70,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_config(data: Any, where: str) -> RunConfig:
-    """Validate plain data. All errors are reported together."""
+    """Validate plain data as a run's configuration. All errors are reported together."""
+    return parse_section(data, where, RunConfig)
+
+
+def parse_section(data: Any, where: str, model: type[SectionType]) -> SectionType:
+    """Validate plain data as any section.
+
+    Raises:
+        ConfigError: everything that is wrong, a line each.
+    """
     try:
         # JSON mode is what lets a strict model take a YAML list where it wants a tuple.
-        return RunConfig.model_validate_json(json.dumps(data, default=str))
+        return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        lines = [f"  - {line}" for line in explain(error.errors(include_url=False), RunConfig)]
+        lines = [f"  - {line}" for line in explain(error.errors(include_url=False), model)]
         raise ConfigError("\n".join([f"{where} is not a valid configuration:", *lines])) from None
 
 

@@ -79,15 +79,6 @@ class AgentConfig(Section):
             raise ValueError("must be [min, max] with 1 <= min <= max")
         return value
 
-    @model_validator(mode="after")
-    def _continuous_batches_are_greedy(self) -> AgentConfig:
-        if getattr(self.engine, "batching", None) == "continuous" and self.sampling.temperature > 0.0:
-            raise ValueError(
-                f"engine.batching: continuous decodes greedily, but sampling.temperature is {self.sampling.temperature}; "
-                "use batching: dynamic, or temperature: 0.0"
-            )
-        return self
-
 
 def check_limits(agents: Sequence[AgentConfig]) -> None:
     """Refuse two sets of limits of one provider: agents of one provider share a limiter."""
@@ -242,11 +233,4 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _agents_can_be_asked(self) -> EvaluateConfig:
         check_limits(self.agents)
-        several = self.self_consistency
-        for agent in self.agents:
-            if several and several.systems == "all" and getattr(agent.engine, "batching", None) == "continuous":
-                raise ValueError(
-                    f"self_consistency.systems: all draws replies of {agent.name} too, but its engine.batching: continuous "
-                    "decodes greedily; use batching: dynamic, or systems: students"
-                )
         return self

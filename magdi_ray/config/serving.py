@@ -29,6 +29,11 @@ class Endpoint(Section):
     """transformers: continuous batching, on CPUs and any GPU. vllm: through `ray.serve.llm`, where vLLM is installed."""
     replicas: tuple[int, int] = operational((1, 1))
     """Fewest and most copies of the student; Serve scales between them with the load, from 0 on."""
+    max_surge_percent: int = operational(100, ge=0, le=100)
+    """Copies beyond their number while a new version takes over, in percent. With 0 a copy is stopped before its successor
+    starts: no room for a second one is needed, and requests wait as long as the model loads."""
+    doors: int = operational(1, ge=1)
+    """Front doors: processes that speak HTTP and hold no weights. One serves some hundred requests a second."""
     downscale_delay_s: float = operational(300.0, gt=0)
     """So long must the load stay low for a copy to be given up, the last one included."""
     dtype: Literal["float32", "bfloat16", "float16"] = operational("float32")
@@ -118,6 +123,8 @@ class StudentArgs(Endpoint):
     """The teachers and their protocol, where `escalate` is set."""
     seed: int = operational(0, ge=0)
     """Root of the draws of escalated debates."""
+    debate_tokens: float | None = operational(None, gt=0)
+    """Tokens the teachers generate for a question, on average, to tell what the student saves; None: unknown."""
     version: str = operational("")
     """Any text; another one makes Serve replace the running copies, as for weights that changed in place."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from magdi_ray.config.sections import FileTask, TaskConfig, TinyTask
-from magdi_ray.errors import TaskError
+from magdi_ray.errors import ConfigError, TaskError
 from magdi_ray.tasks import aqua, arc, boolq, commonsenseqa, ecare, gsm8k, math, strategyqa, svamp
 from magdi_ray.tasks.aqua import Aqua
 from magdi_ray.tasks.arc import Arc
@@ -65,6 +66,20 @@ class BadRow:
     split: Split
     fault: Fault
     reason: str
+
+
+def task_named(name: str) -> Task:
+    """The task of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        raise ConfigError(
+            f"There is no task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"the tasks are {', '.join(TASKS)}.")
+        )
+    return TASKS[name]()
 
 
 def load_task(config: TaskConfig) -> Task:

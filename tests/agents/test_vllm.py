@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from math import log
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,19 @@ import pytest
 from magdi_ray.agents.base import Reply, Sampling
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.pool import PoolSpec, engine_application
-from magdi_ray.agents.vllm import check_vllm, completion_request, engine_arguments, llm_settings, lora_room, read_completion
+from magdi_ray.agents.vllm import (
+    check_vllm,
+    completion_request,
+    engine_arguments,
+    has_vllm,
+    llm_settings,
+    lora_room,
+    read_completion,
+)
 from magdi_ray.config.engines import VllmEngine
 from magdi_ray.errors import ConfigError, EngineError
 
-without_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+without_vllm = pytest.mark.skipif(has_vllm(), reason="vLLM is installed here")
 
 
 def engine(**changes: Any) -> VllmEngine:

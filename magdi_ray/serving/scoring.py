@@ -1,0 +1,160 @@
+"""How good a reply is, as the student itself sees it: with the heads it was taught with, on the tokens it was taught on.
+
+Everything is done as in training, by the same code: a prompt and a reply are a graph of one node without an edge (a GCN adds
+every node's own loop by itself). Knows no HTTP and no Ray.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from magdi_ray.agents.base import ContextLengthError, PromptError
+from magdi_ray.config.recipes import Contrast, Interaction
+from magdi_ray.distill.batch import GraphBatch, collate
+from magdi_ray.distill.head import NodeLogps
+from magdi_ray.distill.job import HEADS
+from magdi_ray.distill.objectives import pool
+from magdi_ray.distill.student import GraphNetwork, Scorer, decoder_of
+from magdi_ray.distill.tokens import GraphTokens, NodeTokens
+from magdi_ray.errors import ConfigError
+from magdi_ray.serving.backend import Scores
+
+Head = TypeVar("Head", bound=nn.Module)
+
+ROWS = 8
+"""Replies that pass through the model together."""
+
+
+class Judge:
+    """A student and its heads, asked for judgements instead of replies. Threads may share it; they take turns."""
+
+    def __init__(
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, directory: str | Path, device: torch.device | str | None = None
+    ) -> None:
+        """`model` is a causal LM that reads padded rows, or a PEFT model around one, in evaluation mode and on `device` (None:
+        that of its weights); `directory` holds the student's files, where the heads lie beside the weights.
+
+        Raises:
+            ConfigError: the heads cannot be read, or are another student's.
+        """
+        self._model = model
+        self._tokenizer = tokenizer
+        self._device = torch.device(device) if device is not None else next(model.parameters()).device
+        config = model.config.get_text_config()
+        self._context_length = getattr(config, "max_position_embeddings", None)
+        self._scorer, self._graph = load_heads(Path(directory) / HEADS, width=config.hidden_size)
+        for head in (self._scorer, self._graph):
+            if head is not None:
+                head.to(self._device).eval().requires_grad_(False)
+        self._turn = threading.Lock()
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether there is any head: without one only log-probabilities are told."""
+        return self._scorer is not None or self._graph is not None
+
+    def score(self, prompt_ids: Sequence[int], reply: str) -> Scores:
+        """Judge one reply to a prompt that is given as `encode_prompt` writes it. Blocks while the model reads it.
+
+        Raises:
+            PromptError: the prompt is empty; `ContextLengthError` where prompt and reply exceed the model's context.
+        """
+        return self.score_many(prompt_ids, [reply])[0]
+
+    def score_many(self, prompt_ids: Sequence[int], replies: Sequence[str]) -> list[Scores]:
+        """Judge several replies to one prompt, `ROWS` at a time. Raises what `score` raises, before anything is read."""
+        if not prompt_ids:
+            raise PromptError("A reply is judged as the answer to a prompt; the prompt holds no token.")
+        nodes = [self._node(prompt_ids, reply) for reply in replies]
+        found: list[Scores] = []
+        for start in range(0, len(nodes), ROWS):
+            # A graph each: replies that are judged together do not see each other.
+            graphs = [GraphTokens("", tuple(prompt_ids), (node,), ()) for node in nodes[start : start + ROWS]]
+            with self._turn, torch.no_grad():
+                found += self._judge(collate(graphs, pad_id=0, next_token=False, preference=True).to(self._device), graphs)
+        return found
+
+    def _node(self, prompt_ids: Sequence[int], reply: str) -> NodeTokens:
+        ids = (*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id)
+        if self._context_length is not None and len(prompt_ids) + len(ids) > self._context_length:
+            raise ContextLengthError(
+                f"The prompt's {len(prompt_ids)} tokens and the reply's {len(ids)} (its end included) exceed the "
+                f"{self._context_length} tokens that the model can read. Shorten one of them."
+            )
+        return NodeTokens(ids, False, "")
+
+    def _judge(self, batch: GraphBatch, graphs: Sequence[GraphTokens]) -> list[Scores]:
+        decoder, logps = decoder_of(self._model), self._logps
+        rows = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
+        hidden_SH = decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)
+        assert batch.replies_3R is not None
+        predict_R, targets_R, node_R = batch.replies_3R
+        logp_N = logps(hidden_SH[predict_R], targets_R, node_R, len(graphs)).tolist()
+        embeddings_NH = pool(hidden_SH, batch)
+        contrast_N = None if self._scorer is None else self._scorer(embeddings_NH).tolist()
+        correct_N = None
+        if self._graph is not None:
+            correct_N = self._graph(embeddings_NH, batch.edges_2E).softmax(dim=-1)[:, 1].tolist()
+        return [
+            Scores(
+                logprob=logp_N[place],
+                tokens=len(graph.nodes[0].reply_ids),
+                contrast=None if contrast_N is None else contrast_N[place],
+                correct=None if correct_N is None else correct_N[place],
+            )
+            for place, graph in enumerate(graphs)
+        ]
+
+    @cached_property
+    def _logps(self) -> nn.Module:
+        try:
+            return NodeLogps(self._model)
+        except ConfigError as error:
+            # Such a model can be served, though none of our students is one.
+            raise PromptError(f"Replies of this model cannot be scored: {error}") from None
+
+
+def load_heads(file: Path, *, width: int) -> tuple[Scorer | None, GraphNetwork | None]:
+    """The heads that were kept beside a student of hidden size `width`, in float32; None for each that it was taught without.
+
+    Raises:
+        ConfigError: the file cannot be read, or its heads do not fit the student.
+    """
+    if not file.is_file():
+        return None, None
+    try:
+        tensors = load_file(file)
+    except Exception as error:  # safetensors raises an error of its own, and the operating system's
+        raise ConfigError(f"{file} cannot be read as the student's training heads: {error}. Export the student again.") from None
+    scorer, graph = part(tensors, "scorer."), part(tensors, "graph.")
+    try:
+        heads = (
+            fill(Scorer(width, Contrast(name="contrast", hidden=len(scorer["layers.0.weight"]))), scorer) if scorer else None,
+            fill(GraphNetwork(width, Interaction(name="interaction", hidden=len(graph["first.bias"]))), graph) if graph else None,
+        )
+    except (KeyError, RuntimeError) as error:
+        raise ConfigError(
+            f"{file} holds heads that do not fit a student of hidden size {width}: {error}. They belong to another student: "
+            "copy a student's directory as a whole."
+        ) from None
+    return heads
+
+
+def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def fill(head: Head, tensors: dict[str, Tensor]) -> Head:
+    """A head with the weights it was left with."""
+    head.load_state_dict(tensors)
+    return head

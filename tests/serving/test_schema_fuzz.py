@@ -1,0 +1,45 @@
+"""Requests made up from the served OpenAPI description: none breaks the server, and every answer is as described."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from magdi_ray.serving.door import create_api
+from tests.serving import doors
+
+schemathesis = pytest.importorskip("schemathesis")
+
+from schemathesis.checks import CHECKS  # noqa: E402 - only where it is installed
+
+WANTED = (
+    *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance"),
+    *("response_schema_conformance", "negative_data_rejection", "unsupported_method"),
+)
+
+PHASES = (Phase.explicit, Phase.generate)
+"""A failure is shown as it was found: making it smaller takes minutes."""
+
+api: Any = create_api(doors.Scripted(), doors.settings(max_tokens=doors.CONTEXT), ensemble=doors.Voting())
+config = schemathesis.Config.from_dict({"checks": {"negative_data_rejection": {"expected-statuses": ["4xx"]}}})
+schema = schemathesis.openapi.from_asgi("/openapi.json", api, config=config)
+seen: set[tuple[str, int, str]] = set()
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
+def test_every_answer_is_as_described(case: Any) -> None:
+    answer = case.call()
+    seen.add((case.path, answer.status_code, answer.headers["content-type"][0].split(";")[0]))
+    case.validate_response(answer, checks=[CHECKS.get_one(name) for name in WANTED])
+
+
+def test_all_of_them_were_reached_with_success() -> None:
+    """Without this the rule above would also hold of a server that refuses everything."""
+    post = ("/v1/chat/completions", "/v1/completions", "/v1/score")
+    paths = ("/health", "/version", "/v1/models", "/v1/models/{name}", *post)
+    streams = {(path, 200, "text/event-stream") for path in post[:2]}
+    assert {(path, 200, "application/json") for path in paths} | streams <= seen
+    assert {(path, 400, "application/json") for path in post} <= seen
