@@ -17,6 +17,7 @@ from typing import Any
 
 from magdi_ray.cluster import joins_cluster, ray_session, serve_over_http
 from magdi_ray.config import dump_config, parse_config
+from magdi_ray.config.base import absolute
 from magdi_ray.config.load import apply_override, parse_section, read_yaml
 from magdi_ray.config.serving import Endpoint, ServeConfig, StudentArgs
 from magdi_ray.errors import ConfigError, MagdiError
@@ -111,6 +112,7 @@ def from_run(run: Run, *, student: str | None = None, overrides: Sequence[str] =
         "version": version[:16],
         "debate_tokens": _debate_tokens(run),
         "escalations": config.serve.escalations or str(run.root / "escalations"),
+        "access_log": config.serve.access_log or str(run.root / "access.log"),
     }
     questions = run.path("questions")
     held_out = (question for question in iter_stored(questions) if question.split == config.evaluate.splits[0])
@@ -136,8 +138,9 @@ def from_model(directory: Path, *, task: str | None = None, overrides: Sequence[
 
 def _served(args: dict[str, Any], config: ServeConfig, question: str) -> Served:
     shared = config.model_dump(mode="json", include=set(Endpoint.model_fields))
-    for name in ("api_keys_file", "escalations"):  # copies work in directories of their own
+    for name in ("api_keys_file", "escalations", "access_log"):  # what serves works in directories of its own
         shared[name] = str(Path(shared[name]).resolve()) if shared[name] else None
+    shared["adapters"] = {name: absolute(adapter) for name, adapter in config.adapters.items()}
     return Served(parse_section(shared | args, "serve", StudentArgs), config, question)
 
 

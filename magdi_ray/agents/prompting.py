@@ -78,8 +78,8 @@ class PromptReader:
         found = len(self._tokenizer(beginning, add_special_tokens=False)["input_ids"])
         if found > self._context_length + SLACK:
             raise ContextLengthError(
-                f"The first {len(beginning)} of the prompt's {len(text)} characters are {found} tokens already; {self._model} can "
-                f"read {self._context_length}. Shorten the prompt."
+                f"The first {len(beginning)} of the prompt's {len(text)} characters are {found} tokens already; {self._model} "
+                f"can read {self._context_length}. Shorten the prompt."
             )
 
     def _plain(self, text: str) -> list[int]:

@@ -13,6 +13,7 @@ import typer
 from magdi_ray import __version__
 from magdi_ray.cli.evaluation import evaluate, report
 from magdi_ray.cli.graph import graph_app
+from magdi_ray.cli.keys import keys_app
 from magdi_ray.cli.options import (
     ConfigFile,
     DefaultOut,
@@ -39,6 +40,7 @@ app.add_typer(graph_app, name="graph")
 app.add_typer(config_app, name="config")
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(tiny_app, name="tiny")
+app.add_typer(keys_app, name="keys")
 
 
 @app.callback(invoke_without_command=True)

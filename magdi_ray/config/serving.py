@@ -71,8 +71,11 @@ class Endpoint(Section):
     """Of each key that has none of its own; without keys, of everybody together."""
     cors_origins: tuple[str, ...] = operational(())
     """Web pages of other origins that may call the endpoint; none by default."""
+    access_log: str | None = operational(None)
+    """File to which every request adds a line of JSON; None: `access.log` in the run directory, and for a model directory or a
+    Serve config file the front door's standard error, which is among Ray's logs."""
     log_prompts: bool = operational(False)
-    """Write prompts and replies to the log; otherwise no text of either is ever logged."""
+    """Write prompts and replies to the access log; otherwise no text of either is ever logged."""
     playground: bool = operational(True)
     """Serve the page at `/`."""
     escalate: bool = operational(False)

@@ -12,6 +12,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from typing import Any, TextIO
 
 logger = logging.getLogger("magdi_ray.access")
@@ -78,11 +79,14 @@ class Visit:
             logger.info("%s", self.line())
 
 
-def open_log(stream: TextIO | None = None) -> None:
-    """Have the lines written to a stream, standard error by default, and nowhere else. Once a process; again does nothing."""
+def open_log(target: TextIO | str | None = None) -> None:
+    """Have the lines written to a stream or appended to a file, by default to standard error, and nowhere else.
+
+    Once a process; again does nothing. A file may be moved away at any time: the next line begins a new one.
+    """
     if logger.handlers:
         return
-    handler = logging.StreamHandler(stream)
+    handler = WatchedFileHandler(target) if isinstance(target, str) else logging.StreamHandler(target)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -58,7 +58,7 @@ def build(args: dict[str, Any]) -> serve.Application:
     """The Serve application for `StudentArgs` given as plain data.
 
     Raises:
-        ConfigError: an argument is missing, unknown or out of range; or files are not there: the model's, an adapter's, the keys'.
+        ConfigError: an argument is missing, unknown or out of range; or files are missing: the model's, an adapter's, the keys'.
     """
     student = parse_section(args, "The student's arguments", StudentArgs)
     check_files(student)

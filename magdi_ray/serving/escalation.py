@@ -34,12 +34,11 @@ from magdi_ray.debate.hold import Seat
 from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.operator import identity
 from magdi_ray.debate.run import pool_specs
-from magdi_ray.errors import ConfigError, EngineError, MagdiError
+from magdi_ray.errors import EngineError, MagdiError
 from magdi_ray.runs import file_hash
 from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.debating import Room
-from magdi_ray.tasks.base import Task
-from magdi_ray.tasks.load import TASKS
+from magdi_ray.tasks.load import task_named
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class DebateRoom:
         config: DebateConfig,
         teachers: Mapping[str, DeploymentHandle[EngineReplica]],
         *,
-        task: str | None,
+        task: str,
         graphs: str,
         seed: int,
         log_texts: bool,
@@ -143,6 +142,7 @@ def room_application(args: StudentArgs) -> serve.Application:
     """
     assert args.debate is not None
     assert args.escalations is not None
+    assert args.task is not None
     task_named(args.task)
     config = args.debate.model_copy(
         update={
@@ -179,17 +179,6 @@ def deployment_of(agent: str) -> str:
 def made_absolute(place: str) -> str:
     """A directory made absolute, also where it does not exist yet; a URL as it is."""
     return place if "://" in place else str(Path(place).expanduser().resolve())
-
-
-def task_named(name: str | None) -> Task:
-    """The task of an endpoint.
-
-    Raises:
-        ConfigError: there is none of this name.
-    """
-    if name not in TASKS:
-        raise ConfigError(f"task must be one of {', '.join(TASKS)}, found {name!r}.")
-    return TASKS[name]()
 
 
 class RoomTeachers:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from magdi_ray.agents.weights import base_and_adapter
 from magdi_ray.config.serving import Endpoint, StudentArgs
 from magdi_ray.distill.job import HEADS
+from magdi_ray.serving.access import open_log
 from magdi_ray.serving.backend import Backend, Teachers
 from magdi_ray.serving.door import DoorSettings, create_api, require_key
 from magdi_ray.serving.ensemble import Ensemble
@@ -39,7 +40,9 @@ def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -
         created=int(time.time()),
         version=args.version,
         debate_tokens=args.debate_tokens,
+        proxied=True,
     )
+    open_log(args.access_log)
     return create_api(
         backend,
         settings,

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -311,3 +312,26 @@ def test_a_long_prompt_is_refused_by_its_beginning_and_one_that_fits_is_read(ada
         ada.encode(Prompt(text="1 2 " * 5000))
     spaces = " " * 20_000
     assert ada.encode(Prompt(text=f"1 2 {spaces} 3")) == ada.encode(Prompt(text="1 2 3"))
+
+
+def test_an_engine_that_stands_still_with_work_at_hand_is_not_healthy(
+    endless: ContinuousAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, gate = endless.model.forward, threading.Event()
+
+    def stand_still(*args: object, **kwargs: object) -> object:
+        gate.wait(10.0)
+        return forward(*args, **kwargs)
+
+    async def run() -> None:
+        asked = asyncio.ensure_future(endless.complete(prompt(PROMPTS[0]), Decoding(max_tokens=2)))
+        await asyncio.sleep(0.3)
+        with pytest.raises(EngineError, match="has 1 replies to write and wrote none"):
+            endless.check_health(patience_s=0.1)
+        gate.set()
+        await asked
+
+    endless.check_health(patience_s=0.0)
+    monkeypatch.setattr(endless.model, "forward", stand_still)
+    asyncio.run(run())
+    endless.check_health(patience_s=0.0)

