@@ -138,10 +138,11 @@ async def one(session: aiohttp.ClientSession, url: str, body: dict[str, Any], se
             if "error" in event:
                 raise RuntimeError(str(event["error"]))
             choice = event["choices"][0] if event["choices"] else {}
-            if choice.get("delta", {}).get("content") and not first:
-                first = time.perf_counter() - started
             finished = finished or bool(choice.get("finish_reason"))
-        if not finished or not first:
+            # A reply of a few special tokens has no text: its first token is seen when it ends.
+            if not first and (finished or choice.get("delta", {}).get("content")):
+                first = time.perf_counter() - started
+        if not finished:
             raise RuntimeError("the stream ended early")
     seen.firsts.append(first)
     seen.tokens += body["max_tokens"]  # there is no end token: every reply is as long as it may be
@@ -194,11 +195,13 @@ async def overheads(url: str, model: str, directory: Path, calls: int) -> dict[s
     }
 
 
-def levels(server: str, url: str, model: str, clients: list[int], errors: list[str]) -> Iterator[dict[str, Any]]:
+def levels(
+    loop: asyncio.Runner, server: str, url: str, model: str, clients: list[int], errors: list[str]
+) -> Iterator[dict[str, Any]]:
     """The table's lines of one server."""
-    asyncio.run(load(url, model, requests_of(2, seed=99), 2))  # warm
+    loop.run(load(url, model, requests_of(2, seed=99), 2))  # warm
     for count in clients:
-        seen = asyncio.run(load(url, model, requests_of(count, seed=count), count))
+        seen = loop.run(load(url, model, requests_of(count, seed=count), count))
         errors += seen.errors
         row = seen.row(server, count)
         print(json.dumps(row), file=sys.stderr, flush=True)
@@ -207,22 +210,25 @@ def levels(server: str, url: str, model: str, clients: list[int], errors: list[s
         yield row
 
 
-def measure_ours(directory: Path, clients: list[int], calls: int) -> tuple[list[dict[str, Any]], list[str], dict[str, float]]:
+def measure_ours(
+    directory: Path, clients: list[int], calls: int, batch: int
+) -> tuple[list[dict[str, Any]], list[str], dict[str, float]]:
     """This project's endpoint, started as `magdi serve` does."""
     from magdi_ray.config.serving import StudentArgs
 
     errors: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="magdi-load-") as files:
+    # One event loop for all: Serve's handles live on the one that asked first.
+    with tempfile.TemporaryDirectory(prefix="magdi-load-") as files, asyncio.Runner() as loop:
         serve_over_http(Path(files))
         with ray_session():
             from magdi_ray.serving.app import deploy, start_http
 
             [port] = free_ports(1)
             start_http("127.0.0.1", port)
-            deploy(StudentArgs(model=str(directory), model_name="student", num_cpus=2.0, max_batch_size=32))
+            deploy(StudentArgs(model=str(directory), model_name="student", num_cpus=1.0, max_batch_size=batch))
             url = f"http://127.0.0.1:{port}"
-            rows = list(levels("magdi", url, "student", clients, errors))
-            costs = asyncio.run(overheads(url, "student", directory, calls)) if calls else {}
+            rows = list(levels(loop, "magdi", url, "student", clients, errors))
+            costs = loop.run(overheads(url, "student", directory, calls)) if calls else {}
     return rows, errors, costs
 
 
@@ -270,6 +276,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--hidden", type=int, default=256, help="width of the model")
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=64, help="replies that magdi decodes together (serve.max_batch_size)")
     parser.add_argument("--calls", type=int, default=200, help="requests of one token, for the overhead; 0 leaves it out")
     parser.add_argument("--servers", nargs="+", default=["magdi", "transformers", "transformers-cb"])
     options = parser.parse_args()
@@ -281,10 +288,11 @@ def main() -> None:
         costs: dict[str, float] = {}
         for server in options.servers:  # theirs first: Ray stays in this process
             if server != "magdi":
-                with transformers_server(directory, *["--continuous-batching"] * (server == "transformers-cb")) as url:
-                    rows += levels(server, url, str(directory), options.clients, [])
+                flags = ["--continuous-batching"] * (server == "transformers-cb")
+                with transformers_server(directory, *flags) as url, asyncio.Runner() as loop:
+                    rows += levels(loop, server, url, str(directory), options.clients, [])
         if "magdi" in options.servers:
-            ours, errors, costs = measure_ours(directory, options.clients, options.calls)
+            ours, errors, costs = measure_ours(directory, options.clients, options.calls, options.batch)
             rows += ours
     speed = {(row["server"], row["clients"]): row["tokens_per_s"] for row in rows}
     mine = speed.get(("magdi", 32), float("nan"))

@@ -13,7 +13,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from magdi_ray.agents.pool import copies, retire_engines, wait_until_running
-from magdi_ray.agents.weights import check_model_directory
+from magdi_ray.agents.weights import base_and_adapter, check_model_directory
 from magdi_ray.config.engines import TransformersEngine, located_model
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.serving import StudentArgs
@@ -62,6 +62,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     student = parse_section(args, "The student's arguments", StudentArgs)
     check_files(student)
+    # Front doors and copies work in directories of their own.
+    student = student.model_copy(update={"model": located_model(student.model)})
     room = None
     if student.escalate:
         from magdi_ray.serving.escalation import room_application
@@ -124,6 +126,11 @@ def check_files(args: StudentArgs) -> None:
         ConfigError: what is missing, and where it was looked for; or there is no such task.
     """
     check_model_directory(args.model)
+    if args.adapters and base_and_adapter(args.model)[1] is not None:
+        raise ConfigError(
+            f"adapters are put on a base, but {args.model} is an adapter itself. Name its base as the model, and it among the "
+            "adapters."
+        )
     for name, adapter in args.adapters.items():
         if not (Path(adapter) / "adapter_config.json").is_file():
             raise ConfigError(f"adapters: {name}: {adapter} holds no adapter_config.json: it is no PEFT adapter.")

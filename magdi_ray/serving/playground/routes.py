@@ -12,10 +12,13 @@ import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from magdi_ray.errors import MagdiError
+from magdi_ray.serving.door.body import read_request
 from magdi_ray.serving.playground.debates import RunDebates
+from magdi_ray.serving.wire.fields import Body
 
 logger = logging.getLogger(__name__)
 
@@ -74,12 +77,10 @@ class PageConfig(BaseModel):
     """The server asks for an API key."""
 
 
-class Said(BaseModel):
+class Said(Body):
     """A reply whose answer is to be read."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    reply: str = Field(max_length=200_000)
+    reply: str
 
 
 def playground_router(data: RunDebates | None, *, page: PageConfig, require_key: Callable[..., Any]) -> APIRouter:
@@ -111,8 +112,9 @@ def playground_router(data: RunDebates | None, *, page: PageConfig, require_key:
         return _answer(lambda: data.detail(id_), id_)
 
     @router.post("/playground/read/{id_:path}", dependencies=keyed)
-    def read(id_: str, said: Said) -> Response:
-        return _answer(lambda: data.read(id_, said.reply), id_)
+    async def read(request: Request, id_: str) -> Response:
+        said = await read_request(request, Said)
+        return await run_in_threadpool(_answer, lambda: data.read(id_, said.reply), id_)
 
     return router
 

@@ -74,7 +74,7 @@ export async function* stream(path, options) {
     for await (const data of lines(response.body)) {
       if (data === "[DONE]") return;
       const event = JSON.parse(data);
-      if (event.error) throw told(event, event.error.status ?? 500, response);
+      if (event.error) throw Object.assign(told(event, 500, response), { title: "The reply broke off." });
       yield event;
     }
     throw new Problem({ title: "The reply broke off.", message: "The connection ended before the reply did.", mayPass: true });

@@ -1,7 +1,7 @@
 /* Asking: the form, the stream, the vote, and how it ended. */
 import { Problem, ask, stream } from "./api.js";
 import { announce, at, count, el, fact, given, narrow, percent, problem, seconds } from "./dom.js";
-import { drawVotes } from "./votes.js";
+import { byTeacher, drawVotes } from "./votes.js";
 
 const COMPLETIONS = "v1/chat/completions";
 const EMPTY = "The reply appears here as it is written.";
@@ -18,7 +18,7 @@ let onRefusedKey = () => {};
 const field = (id) => at(id).value.trim();
 const several = () => document.querySelector("input[name=mode]:checked").value === "votes";
 
-/** Wire the form; `refused` is called where the server wants another key. */
+/** Wire the form; `refused` is called where the server wants another key, or has told nothing of itself yet. */
 export function setUpAsking(refused) {
   onRefusedKey = refused;
   at("ask").addEventListener("submit", (event) => {
@@ -36,8 +36,7 @@ export function setUpAsking(refused) {
   at("temperature").addEventListener("input", (event) => event.target.setAttribute("data-own", ""));
   at("question").addEventListener("input", showOrigin);
   if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector(".keys kbd").textContent = "⌘";
-  showStats({});
-  at("reply").textContent = EMPTY;
+  clear(EMPTY);
 }
 
 /** What the server can do; null while that is not known. */
@@ -52,7 +51,7 @@ export function configure(told, models) {
   at("escalate-field").hidden = !told.escalate;
   const verifier = at("aggregate").querySelector("[value=verifier]");
   verifier.disabled = told.verifier === false;
-  if (verifier.disabled) verifier.textContent = "weight: this student was not taught to rate";
+  if (verifier.disabled) verifier.textContent = "weight (not taught to this student)";
   const votes = document.querySelector("input[name=mode][value=votes]");
   votes.disabled = !told.task || most < 2;
   if (votes.disabled) votes.nextElementSibling.textContent = "Several, and a vote (needs a task, to read answers)";
@@ -62,14 +61,17 @@ export function configure(told, models) {
 export function choose(question) {
   chosen = question;
   at("question").value = question.prompt;
-  at("verdict").replaceChildren();
+  if (!running) clear(EMPTY);
   showOrigin();
 }
 
 /** Ask what stands in the form. */
 export function start() {
-  if (running || !config) return;
+  if (running) return;
+  if (!config) return onRefusedKey();
   const question = at("question");
+  const same = several() && Number(field("temperature")) === 0;
+  at("temperature").setCustomValidity(same ? "At 0 all replies are the same, and a vote says nothing. Choose more, such as 0.7." : "");
   question.setCustomValidity(question.value.trim() ? "" : "Write a question first, or choose one of the run.");
   if (!at("ask").checkValidity()) at("settings").open ||= Boolean(at("settings").querySelector(":invalid"));
   if (!at("ask").reportValidity()) return;
@@ -140,7 +142,7 @@ async function run() {
   try {
     const ended = await (request.stream ? once : votes)(request, running.signal, began);
     finish(ended, request);
-    if (about && at("reply").textContent) await judge(about);
+    if (about && !at("reply").classList.contains("empty")) await judge(about);
   } catch (error) {
     if (error.name === "AbortError") {
       showState(`stopped after ${seconds((performance.now() - began) / 1000)}`);
@@ -150,25 +152,31 @@ async function run() {
       at("ask-problem").replaceChildren(problem(error, start));
       if (error.status === 401) onRefusedKey();
     }
-    if (!at("reply").textContent) showNothing();
+    if (!at("reply").textContent) showNothing("No reply.");
   } finally {
     running = null;
     busy(false);
   }
 }
 
-function showNothing() {
+function showNothing(why) {
   at("reply").classList.add("empty");
-  at("reply").textContent = EMPTY;
+  at("reply").textContent = why;
+}
+
+/** The result as it is before anything was asked; a reply to another question is not left beside the new one. */
+function clear(why) {
+  showStats({});
+  showState("");
+  for (const id of ["ask-problem", "outcome", "verdict"]) at(id).replaceChildren();
+  at("reply").classList.remove("teacher");
+  showNothing(why);
 }
 
 function begin(request) {
   busy(true);
-  showStats({});
-  for (const id of ["ask-problem", "outcome", "verdict"]) at(id).replaceChildren();
-  at("reply").textContent = "";
-  at("reply").classList.remove("empty", "teacher");
-  at("result-title").textContent = "Reply";
+  clear("");
+  at("reply").classList.remove("empty");
   showState(request.stream ? "reading the question" : `drawing ${count(request.magdi.samples)} replies`, "working");
   announce("Asked. The student is answering.");
   if (narrow.matches) at("result").scrollIntoView({ block: "start" });
@@ -225,17 +233,13 @@ async function votes(request, signal, began) {
   return choice.finish_reason;
 }
 
-const byTeacher = (told) => Boolean(told.escalated && !told.escalated.error && told.escalated.answer !== null);
 const replyTitle = (told) => (byTeacher(told) ? "A teacher's reply with their answer" : "A reply of the student with that answer");
 
 function finish(reason, request) {
   const cut = reason === "length";
   showState(cut ? "cut off at the longest reply allowed" : "complete", cut ? "cut" : "");
   const text = at("reply").textContent;
-  if (!text) {
-    at("reply").classList.add("empty");
-    at("reply").textContent = "The reply is empty.";
-  }
+  if (!text) showNothing("The reply is empty.");
   if (!request.stream) return;
   announce(`Reply complete. ${text.length > READ_OUT ? `${text.length} characters.` : text}`);
 }

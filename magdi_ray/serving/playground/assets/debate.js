@@ -19,7 +19,8 @@ function reply(told) {
     { class: "turn" },
     el("h4", {}, el("bdi", {}, told.agent), role),
     el("p", { class: "said" }, given(told.answer, told.correct)),
-    el("p", { class: "sub" }, changed && [el("span", { class: "changed" }, changed), sure && " · "], sure),
+    changed && el("p", { class: "sub changed" }, changed),
+    sure && el("p", { class: "sub" }, sure),
     el("div", { class: "text", dir: "auto" }, told.text.trim() || el("em", {}, "The reply is empty.")),
   );
 }
@@ -64,9 +65,8 @@ export function drawDetail(detail) {
       debate && !debate.error && fact("the teachers say", given(debate.answer, debate.correct)),
       debate && !debate.error && fact("agreement", percent(debate.agreement)),
       debate && fact("ended", `${ENDS[debate.stopped] ?? debate.stopped}, ${many(turns, "round")}`),
-      fact("questions", SPLITS[split] ?? split),
     ),
-    el("p", { class: "note" }, learned[split] ?? "Held out: the student never saw it."),
+    el("p", { class: "note" }, el("bdi", {}, detail.id), ` (${SPLITS[split] ?? split}). `, learned[split] ?? "The student never saw it."),
     !debate && el("p", { class: "note" }, "This question was not debated."),
     debate?.error && el("div", { class: "problem" }, el("p", {}, el("strong", {}, "The debate failed.")), el("p", { dir: "auto" }, debate.error)),
     debate && detail.gold === null && el("p", { class: "note" }, LABELLED[debate.labels] ?? ""),

@@ -6,6 +6,7 @@ import { announce, at, el, narrow, problem } from "./dom.js";
 import { Finder } from "./finder.js";
 import { setUpTheme } from "./theme.js";
 
+const coarse = window.matchMedia("(pointer: coarse)");
 const KEY_NOTE = "Kept in this tab only, and forgotten when it is closed.";
 
 function showKey(open, note = KEY_NOTE) {
@@ -17,6 +18,7 @@ function showKey(open, note = KEY_NOTE) {
 }
 
 function refusedKey() {
+  if (at("trouble").childElementCount) return void open();
   showKey(true, key.get() ? "The server did not accept this key. Enter another one." : `This server asks for an API key. ${KEY_NOTE}`);
 }
 
@@ -48,7 +50,9 @@ async function open() {
     at("key-toggle").hidden = !config.keys && !key.get();
     at("key-toggle").setAttribute("aria-expanded", "false");
     if (config.run) showRun();
-    if (document.activeElement === document.body || !document.activeElement?.offsetParent) at("question").focus({ preventScroll: true });
+    const idle = document.activeElement === document.body || !document.activeElement?.offsetParent;
+    // On a phone the keyboard would cover the page before it was seen.
+    if (idle && !coarse.matches) at("question").focus({ preventScroll: true });
   } catch (error) {
     if (error.status === 401) refusedKey();
     else at("trouble").replaceChildren(problem(error, open));

@@ -1,5 +1,5 @@
 /* The vote over several replies, and what the teachers said where the student disagreed with itself. */
-import { count, el, fact, given, many, percent } from "./dom.js";
+import { count, el, fact, percent } from "./dom.js";
 
 /** A number that is a count or a weight: as short as it can be told. */
 const brief = (value) => (Number.isInteger(value) ? count(value) : value.toFixed(2));
@@ -10,7 +10,7 @@ function row({ name, share, words, won, unread }) {
   return el(
     "li",
     { class: `vote${won ? " won" : ""}${unread ? " unread" : ""}` },
-    el("span", { class: "name" }, name, won && el("span", { class: "chosen" }, " chosen")),
+    el("span", { class: "name" }, name, won && [" ", el("span", { class: "chosen" }, "chosen")]),
     el("span", { class: "figure" }, words),
     bar,
   );
@@ -18,6 +18,9 @@ function row({ name, share, words, won, unread }) {
 
 /** Bars, one an answer; `rows` as `row` takes them. */
 export const bars = (label, rows) => el("ol", { class: "votes", "aria-label": label }, rows.map(row));
+
+/** The answer is the teachers', and a teacher wrote the reply. */
+export const byTeacher = (told) => Boolean(told.escalated && !told.escalated.error && told.escalated.answer !== null);
 
 /** `told` is the answer's `magdi` object. */
 export function drawVotes(told) {
@@ -29,14 +32,14 @@ export function drawVotes(told) {
     name: el("bdi", { dir: "auto" }, vote.answer),
     share: (weighed ? vote.weight : vote.count) / total,
     words: words(vote),
-    won: !told.escalated && i === 0 && votes.length > 0,
+    won: i === 0 && !byTeacher(told),
   }));
   if (unread) {
     const share = weighed ? 0 : unread / total;
     rows.push({ name: el("em", {}, "no answer read"), share, words: `${count(unread)} of ${count(samples)}`, unread: true });
   }
   const summary = votes.length
-    ? [el("strong", {}, percent(agreement)), ` of ${many(samples, "reply").replace("replys", "replies")} give the most frequent answer`]
+    ? [el("strong", {}, percent(agreement)), ` of ${count(samples)} replies give the most frequent answer`]
     : `In none of ${count(samples)} replies an answer could be read`;
   return el(
     "div",
@@ -61,7 +64,7 @@ function drawEscalated(found) {
     el(
       "dl",
       { class: "facts" },
-      !found.error && fact("they answer", given(found.answer, null)),
+      !found.error && fact("they answer", el("bdi", { class: "answer", dir: "auto" }, found.answer ?? "nothing")),
       !found.error && fact("agreement", percent(found.agreement)),
       fact("teachers", el("bdi", {}, (found.agents ?? []).join(", ") || "–")),
       fact("rounds", count(found.rounds)),
