@@ -151,7 +151,7 @@ def test_a_directory_with_other_files_is_refused_and_untouched(refused: Refused,
 
 
 def test_serving_a_run_that_is_not_there_says_so(refused: Refused, tmp_path: Path) -> None:
-    assert "No configuration file" in refused("serve", tmp_path)
+    assert "is no run directory" in refused("serve", tmp_path)
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ export function setUpAsking(refused) {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      at("ask").requestSubmit();
+      start();
     } else if (event.key === "Escape") stop();
   });
   for (const radio of document.querySelectorAll("input[name=mode]")) radio.addEventListener("change", showMode);

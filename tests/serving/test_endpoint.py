@@ -1,4 +1,4 @@
-"""The endpoint under load, while what it is made of dies, is replaced, or has clients that leave."""
+"""The endpoint as it is started: what clients are told, and what they see while its parts die, are replaced, or clients leave."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import httpx
 import openai
 import pytest
 
+from magdi_ray.agents.base import Message, Sampling
+from magdi_ray.agents.transformers import TransformersAgent
+from magdi_ray.config.engines import TransformersEngine
 from tests.serving.live import ADA, Live, ask_for, asking, events, serving, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
@@ -48,6 +51,21 @@ def client_of(live: Live) -> httpx.AsyncClient:
 async def streamed(client: httpx.AsyncClient, tokens: int) -> list[Any]:
     async with client.stream("POST", "/v1/chat/completions", json=asking("kim", stream=True, max_tokens=tokens)) as response:
         return await events(response)
+
+
+def test_the_official_client_is_told_what_the_weights_say(live: Live) -> None:
+    agent = TransformersAgent(TransformersEngine(type="transformers", model=str(live.model)), device="cpu")
+    wanted = asyncio.run(agent.generate([Message("user", "kim")], Sampling(max_tokens=12, temperature=0.8, seed=7))).text
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+        asked = asking("kim", temperature=0.8, seed=7, max_tokens=12)
+        whole = client.chat.completions.create(**asked, logprobs=True)
+        pieces = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, stream=True)]
+        both = client.chat.completions.create(**asked, n=2)
+        with pytest.raises(openai.BadRequestError, match="exceed the 512 tokens"):
+            client.chat.completions.create(**asked | {"max_tokens": 512})
+    assert whole.choices[0].message.content == "".join(pieces) == both.choices[0].message.content == wanted
+    assert len(whole.choices[0].logprobs.content) == whole.usage.completion_tokens == 12
+    assert both.choices[1].message.content != wanted
 
 
 def test_a_killed_copy_costs_no_request_and_ends_streams_with_an_error_event(live: Live) -> None:
