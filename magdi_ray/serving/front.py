@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from magdi_ray.agents.weights import base_and_adapter
 from magdi_ray.config.serving import Endpoint, StudentArgs
 from magdi_ray.distill.job import HEADS
+from magdi_ray.errors import RunError
 from magdi_ray.serving.access import open_log
 from magdi_ray.serving.backend import Backend, Teachers
 from magdi_ray.serving.door import DoorSettings, create_api, require_key
@@ -24,6 +26,8 @@ from magdi_ray.tasks.load import task_named
 
 if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
+
+logger = logging.getLogger(__name__)
 
 
 def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -> FastAPI:
@@ -64,8 +68,18 @@ def playground(args: StudentArgs, task: Task | None) -> APIRouter:
         default_max_tokens=args.default_max_tokens,
         keys=bool(args.api_keys_file or args.api_keys_env),
     )
-    data = RunDebates(Path(args.run), task) if args.run is not None and task is not None else None
-    return playground_router(data, page=page, require_key=require_key)
+    return playground_router(debates_of(args, task), page=page, require_key=require_key)
+
+
+def debates_of(args: StudentArgs, task: Task | None) -> RunDebates | None:
+    """The run's questions and debates; None where there is no run, or none that this machine sees."""
+    if args.run is None or task is None:
+        return None
+    try:
+        return RunDebates(Path(args.run), task)
+    except RunError as error:
+        logger.warning("The playground shows no questions: %s", error)
+        return None
 
 
 def has_heads(args: StudentArgs) -> bool | None:

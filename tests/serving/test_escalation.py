@@ -289,7 +289,7 @@ def test_a_client_that_leaves_lets_go_of_the_room() -> None:
 
 def test_an_unknown_task_is_refused_before_anything_is_deployed(tmp_path: Path) -> None:
     args = StudentArgs(model="m", model_name="m", task="chess", escalate=True, debate=config(tmp_path), escalations=str(tmp_path))
-    with pytest.raises(ConfigError, match="task must be one of gsm8k"):
+    with pytest.raises(ConfigError, match="no task 'chess'; the tasks are gsm8k"):
         room_application(args)
 
 
