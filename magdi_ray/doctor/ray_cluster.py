@@ -47,6 +47,7 @@ class Token(NamedTuple):
     source: str
     """The variable, or the file."""
     value: str
+    file: Path | None = None
 
 
 class Place(NamedTuple):
@@ -59,10 +60,7 @@ class Place(NamedTuple):
 
 
 def find_token(environment: Mapping[str, str]) -> Token | Finding | None:
-    """The token, looked for in Ray's order; what is wrong with it; None where there is none.
-
-    Raises nothing: a file that cannot be read is a finding.
-    """
+    """The token, looked for in Ray's order; what is wrong with it; None where there is none."""
     if value := environment.get("RAY_AUTH_TOKEN", "").strip():
         return Token("RAY_AUTH_TOKEN", value)
     named = environment.get("RAY_AUTH_TOKEN_PATH", "")
@@ -79,7 +77,7 @@ def find_token(environment: Mapping[str, str]) -> Token | Finding | None:
         return failed("Ray's token", f"{where} cannot be read: {why}", "Make it readable for the user who starts Ray.")
     if not value:
         return failed("Ray's token", f"{where} is empty", "Make a new one: ray get-auth-token --generate")
-    return Token(where, value)
+    return Token(where, value, file)
 
 
 def check_token(environment: Mapping[str, str], *, cluster: bool) -> Iterator[Finding]:
@@ -103,24 +101,15 @@ def check_token(environment: Mapping[str, str], *, cluster: bool) -> Iterator[Fi
         yield amiss(name, "none found; a cluster that asks for one will turn this machine away", f"Set {OURS}.")
     elif token is None:
         yield ok(name, "none yet; Ray makes one when it starts, in ~/.ray/auth_token")
+    elif token.file is not None and _others_read(token.file):
+        yield warning(name, f"from {token.source}, which every user of this machine can read", f"chmod 600 {token.file}")
     else:
-        yield from _check_kept(name, token, environment)
+        yield ok(name, f"from {token.source}")
 
 
-def _check_kept(name: str, token: Token, environment: Mapping[str, str]) -> Iterator[Finding]:
-    named = environment.get("RAY_AUTH_TOKEN_PATH") or Path(environment.get("HOME") or "~").expanduser() / ".ray" / "auth_token"
-    file = Path(named)
-    if token.source != "RAY_AUTH_TOKEN" and os.name == "posix" and file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        where = Path(token.source).parent if token.source == str(file) else file.parent
-        if where.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH) and _reachable(where.parent):
-            yield warning(name, f"from {token.source}, which other users of this machine can read", f"chmod 600 {file}")
-            return
-    yield ok(name, f"from {token.source}")
-
-
-def _reachable(directory: Path) -> bool:
-    """Whether other users may pass through a directory and all above it."""
-    return all(one.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH) for one in (directory, *directory.parents))
+def _others_read(file: Path) -> bool:
+    """Whether every user of the machine can read a file, through the directories above it."""
+    return bool(file.stat().st_mode & stat.S_IROTH) and all(one.stat().st_mode & stat.S_IXOTH for one in file.absolute().parents)
 
 
 def parse_address(address: str, current: Path | None = None) -> Place | str:
@@ -186,7 +175,8 @@ def check_cluster(
         return
     target = f"{f'{place.scheme}://' if place.scheme else ''}{place.host}:{place.port}"
     begun = time.monotonic()
-    seen = run_child(["cluster", target], limit_s=limit_s, env={**environment, "RAY_ADDRESS": ""}, until=REFUSED)
+    alone = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    seen = run_child(["cluster", target], limit_s=limit_s, env=alone, until=REFUSED)
     yield from judge_cluster(seen, environment, seconds=time.monotonic() - begun)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from magdi_ray.simulate.events import Loop
 from magdi_ray.simulate.hosting import Hosting, Machines
@@ -77,7 +77,8 @@ class Worker:
     def __init__(self) -> None:
         self.cpu = CpuLine()
         self.intake: deque[Trace] = deque()
-        self.held: set[Held] = set()
+        self.held: dict[Held, None] = {}
+        """In the order in which they began."""
         self.up = True
 
 
@@ -128,7 +129,7 @@ class Stage:
     def _begin(self, worker: Worker) -> None:
         while worker.up and worker.intake and len(worker.held) < self.places:
             held = Held(worker.intake.popleft(), worker)
-            worker.held.add(held)
+            worker.held[held] = None
             self._next_round(held)
 
     def _next_round(self, held: Held) -> None:
@@ -174,7 +175,7 @@ class Stage:
         worker, outcome = held.worker, self.outcome
         outcome.failed += held.failed
         outcome.ended.append(self.loop.now)
-        worker.held.discard(held)
+        worker.held.pop(held, None)
         if self.left and len(worker.intake) + len(worker.held) + BLOCK <= self.room:
             self._feed()
         else:
@@ -221,7 +222,5 @@ class Stage:
 def simulate(scenario: Scenario, questions: int, *, seed: int = 0, preemption: bool = True) -> Outcome:
     """Hold `questions` simulated debates. Equal arguments give equal outcomes. `preemption`: False leaves machines alone."""
     if not preemption:
-        from dataclasses import replace
-
         scenario = replace(scenario, agent_nodes=replace(scenario.agent_nodes, preemptions_per_hour=0.0))
     return Stage(scenario, questions, seed=seed, preemption=preemption).run()

@@ -31,9 +31,15 @@ COUNTS = """
 import asyncio, json, ray
 from ray import serve
 ray.init(address="{address}", logging_level="ERROR", log_to_driver=False)
-async def counts():
-    return await serve.get_deployment_handle("student", "student").counts.remote()
-print(json.dumps(asyncio.run(counts())))
+async def settled():
+    student, seen = serve.get_deployment_handle("student", "student"), []
+    for _ in range(60):
+        seen.append(await student.counts.remote())
+        if len(seen) > 1 and seen[-2]["in_flight"] == 0:
+            break
+        await asyncio.sleep(1)
+    return seen[-2:]
+print(json.dumps(asyncio.run(settled())))
 """
 
 
@@ -52,14 +58,15 @@ class Live:
         title = f"ServeReplica:student:{deployment}"
         return [child for child in psutil.Process(self.process.pid).children(recursive=True) if title in _title(child)]
 
-    def counts(self) -> dict[str, int]:
-        """What the copy of the student counts; asked by another process, which joins the cluster."""
+    def settled(self) -> list[dict[str, int]]:
+        """What the copy of the student counts when it has nothing to do, and a second later; told by a process that joins the
+        cluster."""
         lines = [_title(child) for child in psutil.Process(self.process.pid).children(recursive=True)]
         [address] = {part.split("=")[1] for line in lines for part in line.split() if part.startswith("--gcs-address=")}
         code = COUNTS.format(address=address)
         env = os.environ | TOKEN
-        printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=90, env=env)
-        return dict(json.loads(printed.stdout.strip().splitlines()[-1]))
+        printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=150, env=env)
+        return list(json.loads(printed.stdout.strip().splitlines()[-1]))
 
     def deploy_anew(self) -> None:
         """Send the signal, and wait until the log says that it is done."""
@@ -136,10 +143,9 @@ async def events(response: httpx.Response) -> list[Any]:
     return found
 
 
-async def ask_for(client: httpx.AsyncClient, seconds: float, found: list[tuple[int, str]], **settings: Any) -> None:
+async def ask_until(done: asyncio.Event, client: httpx.AsyncClient, found: list[tuple[int, str]], **settings: Any) -> None:
     """Ask again and again; status and body of each answer."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not done.is_set():
         answer = await client.post("/v1/chat/completions", json=asking("kim has 13 eggs .", **settings))
         found.append((answer.status_code, answer.text))
 
