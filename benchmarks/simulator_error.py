@@ -3,12 +3,12 @@
     python -m benchmarks.simulator_error --json
 
 A local OpenAI-compatible server answers after 100 to 300 ms and stands for the provider. One run, never held by a limit, is the
-calibration: latencies, fixed overheads, agreement and reply lengths are read from its files. Every other setting is predicted from
-its configuration and from what is known of its provider (how many requests it serves at once, how many it takes a minute, what it
-does with more), and then measured by running `magdi debate`.
+calibration: latencies, fixed overheads, agreement and reply lengths are read from its files. Every other setting is predicted
+from its configuration and from what is known of its provider (how many requests it serves at once, how many it takes a minute,
+what it does with more), and measured by running `magdi debate`.
 
-- error: predicted over measured wall time of the stage (`seconds_debating` of its manifest), less 1; starting and ending the stage
-  is in both.
+- error: predicted over measured wall time of the stage (`seconds_debating` of its manifest), less 1; its start and end are in
+  both.
 - error_debating: the same from the first request to the last answer, on the server's clock; no fixed overhead is in it.
 """
 
@@ -161,7 +161,11 @@ def main() -> None:
             )
     if chosen.json:
         worst = {name: max((abs(row[name]) for row in rows), default=0.0) for name in ("error", "error_debating")}
-        report = {"calibration_error": round(fit, 4), "worst_error": worst["error"], "worst_error_debating": worst["error_debating"]}
+        report = {
+            "calibration_error": round(fit, 4),
+            "worst_error": worst["error"],
+            "worst_error_debating": worst["error_debating"],
+        }
         print(json.dumps(report | {"cores": psutil.cpu_count(), "settings": rows}))
 
 

@@ -40,7 +40,9 @@ QUIET = ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune")
 
 
 @contextmanager
-def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, quiet: bool = True) -> Iterator[None]:
+def ray_session(
+    *, num_cpus: int | None = None, temp_dir: str | None = None, metrics_port: int | None = None, quiet: bool = True
+) -> Iterator[None]:
     """Run the body inside Ray.
 
     An initialised Ray, or the cluster named by RAY_ADDRESS, is joined and left as it was; otherwise a local one is started with
@@ -61,6 +63,7 @@ def ray_session(*, num_cpus: int | None = None, temp_dir: str | None = None, qui
             log_to_driver=not quiet,
             runtime_env={"env_vars": variables},
             _temp_dir=temp_dir if local else None,
+            _metrics_export_port=metrics_port if local else None,
         )
     from ray import serve
 

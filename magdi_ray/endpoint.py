@@ -15,9 +15,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from magdi_ray.cluster import joins_cluster, ray_session, serve_over_http
+from rich.markup import escape
+
+from magdi_ray.cluster import free_ports, joins_cluster, ray_session, remarks_to, serve_over_http
 from magdi_ray.config import dump_config, parse_config
-from magdi_ray.config.base import absolute
 from magdi_ray.config.load import apply_override, parse_section, read_yaml
 from magdi_ray.config.serving import Endpoint, ServeConfig, StudentArgs
 from magdi_ray.errors import ConfigError, MagdiError
@@ -49,22 +50,40 @@ def serve_path(path: Path, *, student: str | None, task: str | None, overrides: 
     """
     read = _reader(path, student, task, overrides)
     served = read()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to deploy anew
     with ExitStack() as stack:
+        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="magdi-serve-")))
+        port = served.config.metrics_port or free_ports(1)[0]
         if not joins_cluster():
-            serve_over_http(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="magdi-serve-"))))
-        stack.enter_context(ray_session())
-        from magdi_ray.serving.app import deploy, start_http
+            serve_over_http(files)
+        stack.enter_context(remarks_to(Path(served.args.run or files) / "ray.log"))
+        stack.enter_context(ray_session(metrics_port=port))
+        from magdi_ray.agents.pool import retire_engines
+        from magdi_ray.serving.app import APPLICATION, deploy, start_http
 
         start_http(served.config.host, served.config.port)
         with console.status(f"starting {served.args.model_name}"):
             deploy(served.args)
         _greet(served)
+        if joins_cluster():
+            say("\nIt goes on running on the cluster; `serve shutdown` ends it.")
+            return
+        say(f"\nMetrics for Prometheus: http://127.0.0.1:{port}/metrics")
+        say("Ctrl-C stops it; SIGHUP deploys anew what the directory holds by then.")
         for sign in _signals():
             if sign != signal.SIGHUP:
                 break
+            say("deploying anew")
             _deploy_anew(read, served, deploy)
-        console.print("stopping: requests under way are answered")
-    console.print("stopped")
+        say("stopping: requests under way are answered")
+        retire_engines([APPLICATION])  # before Ray ends: what is under way needs all of it
+    say("stopped")
+
+
+def say(text: str) -> None:
+    """A line for the person, at once, also where it goes to a file."""
+    console.print(text, soft_wrap=True)
+    console.file.flush()
 
 
 def _deploy_anew(read: Callable[[], Served], before: Served, deploy: Callable[[StudentArgs], None]) -> None:
@@ -72,15 +91,20 @@ def _deploy_anew(read: Callable[[], Served], before: Served, deploy: Callable[[S
     try:
         now = read()
         if (now.config.host, now.config.port) != (before.config.host, before.config.port):
-            console.print("[yellow]![/] serve.host and serve.port are those of the start; they change with a new start only.")
+            say("[yellow]![/] serve.host and serve.port are those of the start; they change with a new start only.")
         deploy(now.args)
     except MagdiError as error:
-        console.print(f"[red]✗[/] not deployed: {error}", markup=True)
+        say(f"[red]✗[/] not deployed: {escape(str(error))}")
     else:
-        console.print(f"[green]✓[/] {now.args.model_name} was deployed anew")
+        say(f"[green]✓[/] {now.args.model_name} was deployed anew")
 
 
 def _reader(path: Path, student: str | None, task: str | None, overrides: Sequence[str]) -> Callable[[], Served]:
+    if not path.exists():
+        raise ConfigError(
+            f"There is nothing at {path}. Required is a run directory or a model's; a model of the hub is downloaded first, or "
+            "named in a Serve config file (serve/student.yaml)."
+        )
     if (path / CONFIG).is_file() or not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
         if task is not None:
             raise ConfigError("--task says how answers are read from a model directory's replies; a run has its own task.")
@@ -138,9 +162,6 @@ def from_model(directory: Path, *, task: str | None = None, overrides: Sequence[
 
 def _served(args: dict[str, Any], config: ServeConfig, question: str) -> Served:
     shared = config.model_dump(mode="json", include=set(Endpoint.model_fields))
-    for name in ("api_keys_file", "escalations", "access_log"):  # what serves works in directories of its own
-        shared[name] = str(Path(shared[name]).resolve()) if shared[name] else None
-    shared["adapters"] = {name: absolute(adapter) for name, adapter in config.adapters.items()}
     return Served(parse_section(shared | args, "serve", StudentArgs), config, question)
 
 
@@ -148,12 +169,11 @@ def _greet(served: Served) -> None:
     host = "127.0.0.1" if served.config.host in ("0.0.0.0", "::") else served.config.host  # noqa: S104 - compared, not bound
     url = f"http://{host}:{served.config.port}"
     page = f", its page is {url}/" if served.args.playground else ""
-    console.print(f"[green]✓[/] {served.args.model_name} answers at {url}/v1{page}")
+    say(f"[green]✓[/] {served.args.model_name} answers at {url}/v1{page}")
     if not _keys(served) and served.config.host not in ("127.0.0.1", "localhost", "::1"):
-        console.print("[yellow]![/] nobody is asked for a key, and other machines can reach it: see serve.api_keys_file")
-    console.print("Try:\n")
-    print(example_call(served, url), flush=True)
-    console.print("\nCtrl-C stops it; SIGHUP deploys anew what the directory holds by then.")
+        say("[yellow]![/] nobody is asked for a key, and other machines can reach it: see serve.api_keys_file")
+    say("Try:\n")
+    say(escape(example_call(served, url)))
 
 
 def example_call(served: Served, url: str) -> str:

@@ -108,8 +108,8 @@ def test_running_again_does_nothing(finished: tuple[RunConfig, Run, list[str]]) 
     assert run_pipeline(config, run) == []
 
 
-def magdi(*arguments: str, out: Path | None = None) -> subprocess.Popen[bytes]:
-    """The command line in a process group of its own, its standard output in a file."""
+def magdi(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command line in a process group of its own."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "magdi_ray.cli", *arguments], start_new_session=True, cwd=ROOT, env=environment
@@ -181,14 +181,13 @@ def test_a_run_killed_during_distillation_goes_on_without_repeating_the_debate(
 
 
 @pytest.fixture(scope="module")
-def endpoint(finished: tuple[RunConfig, Run, list[str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """`magdi serve RUN` in a process of its own: the base URL, and the file of what it printed."""
-    printed = tmp_path_factory.mktemp("serve") / "stdout.txt"
+def endpoint(finished: tuple[RunConfig, Run, list[str]]) -> Iterator[str]:
+    """`magdi serve RUN` in a process of its own: the base URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     _, run, _ = finished
-    process = magdi("serve", str(run.root), "--port", str(port), out=printed)
+    process = magdi("serve", str(run.root), "--port", str(port))
     url = f"http://127.0.0.1:{port}/v1"
     try:
         deadline = time.monotonic() + 120
@@ -198,7 +197,7 @@ def endpoint(finished: tuple[RunConfig, Run, list[str]], tmp_path_factory: pytes
                     break
             except httpx.TransportError:
                 time.sleep(0.5)
-        yield url, printed
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
@@ -220,7 +219,7 @@ def test_the_served_student_answers_as_it_did_in_the_evaluation(
     chosen = [answer for answer in evaluated if answer.correct][:3] + [answer for answer in evaluated if not answer.correct][:3]
     assert any(answer.correct for answer in chosen)
     for answer in chosen:
-        reply = ask(endpoint[0], task.prompt(questions[answer.question_id]))
+        reply = ask(endpoint, task.prompt(questions[answer.question_id]))
         assert reply["object"] == "chat.completion"
         assert reply["choices"][0]["message"]["content"] == answer.text
         assert (

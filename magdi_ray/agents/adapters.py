@@ -20,8 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoTokenizer
 
-from magdi_ray.agents.weights import resolve_model
+from magdi_ray.agents.weights import has_tokenizer, resolve_model
 from magdi_ray.errors import ConfigError
 
 UNDERSTOOD = frozenset(
@@ -74,6 +75,9 @@ class Present:
         self._tokens: dict[int, list[int]] = {}
         self._ends: dict[int, list[int]] = {}
         self._count = 0
+        """Tokens of the step; 0 without one."""
+        self._rows = 0
+        """Rows of the step, of which some may be followed by no token."""
         self._made: dict[tuple[bool, int], torch.Tensor] = {}
         self._always: int | None = None
 
@@ -84,6 +88,7 @@ class Present:
         """From now on all tokens are of one adapter, or of none, whatever is read."""
         self._always = adapter
         self._tokens, self._ends, self._made = {}, {}, {}
+        self._count = self._rows = 0
 
     def enter(self, step: Sequence[tuple[int | None, int, bool]]) -> None:
         """A step begins: adapter, number of tokens, and whether a token follows, of every row in order."""
@@ -96,34 +101,49 @@ class Present:
                     self._ends.setdefault(adapter, []).append(last)
             place += length
             last += is_followed
-        self._count = place
+        self._count, self._rows = place, len(step)
+
+    def check(self, x: torch.Tensor, *, layer: str, reads_ends: bool) -> None:
+        """Check that a layer reads the step's tokens and no others, [1, T, H] or [T, H].
+
+        Raises:
+            RuntimeError: it reads another number of them, so that nobody knows which are whose.
+        """
+        expected = self._rows if reads_ends else self._count
+        if self._count and not x.shape[:-1].numel() == x.shape[-2] == expected:
+            raise RuntimeError(
+                f"adapters cannot be put on this model: its layer {layer} has to read the {expected} tokens of a step, found an "
+                f"input of shape {list(x.shape)}; merge an adapter into its base and serve that"
+            )
 
     def adapters(self) -> Sequence[int]:
         """Those that any token is of."""
         return list(self._tokens) if self._always is None else [self._always]
 
-    def places(self, adapter: int, x: torch.Tensor) -> torch.Tensor | None:
-        """Positions of an adapter's tokens in what a layer reads, [1, T, H]; None for all of them.
+    def places(self, adapter: int, *, reads_ends: bool, device: torch.device) -> torch.Tensor | None:
+        """Positions of an adapter's tokens in what a layer reads; None for all of them.
 
-        The layer behind the last one reads only those tokens that another follows.
+        `reads_ends` says that it reads only those tokens that another follows, and behind them some of no meaning.
         """
         if self._always is not None:
             return None
-        whole = x.shape[-2] == self._count
-        key = (whole, adapter)
+        key = (reads_ends, adapter)
         if key not in self._made:
-            places = (self._tokens if whole else self._ends).get(adapter, [])
-            self._made[key] = torch.tensor(places, dtype=torch.long, device=x.device)
+            places = (self._ends if reads_ends else self._tokens).get(adapter, [])
+            self._made[key] = torch.tensor(places, dtype=torch.long, device=device)
         return self._made[key]
 
 
 class AdaptedLinear(nn.Module):
     """A linear layer of the base, and what each adapter adds to it."""
 
-    def __init__(self, base: nn.Linear, present: Present) -> None:
+    def __init__(self, base: nn.Linear, present: Present, *, name: str = "", reads_ends: bool = False) -> None:
+        """`reads_ends` is said of the model's head: continuous batching puts only those tokens to it that another follows."""
         super().__init__()
         self.base = base
         self.present = present
+        self._name = name
+        self._reads_ends = reads_ends
         self._parts: dict[int, tuple[str, str, float]] = {}
 
     @property
@@ -145,12 +165,13 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The base's output, with each adapter's share where its tokens are."""
+        self.present.check(x, layer=self._name, reads_ends=self._reads_ends)
         y: torch.Tensor = self.base(x)
         for adapter in self.present.adapters():
             if (part := self._parts.get(adapter)) is None:
                 continue
             a, b = getattr(self, part[0]), getattr(self, part[1])
-            places = self.present.places(adapter, x)
+            places = self.present.places(adapter, reads_ends=self._reads_ends, device=x.device)
             read = x if places is None else x.index_select(-2, places)
             share = F.linear(F.linear(read, a), b) * part[2]
             y = y + share if places is None else y.index_add(-2, places, share)
@@ -193,6 +214,35 @@ def settle(model: Any, adapter: int | None) -> None:
     for module in model.modules():
         if isinstance(module, AdaptedLinear):
             module.present.settle(adapter)
+
+
+def check_tokenizer(name: str, directory: str, *, base: str, tokenizer: Any) -> None:
+    """Check that rows of an adapter may be read and ended by the tokenizer of its base, as those of all others are.
+
+    Raises:
+        ConfigError: the adapter's directory holds a tokenizer of another vocabulary, chat template, begin or end.
+    """
+    folder = resolve_model(directory)
+    if not has_tokenizer(folder):
+        return
+    try:
+        own = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever its files make transformers raise
+        raise ConfigError(
+            f"Adapter {name!r}: its tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
+        ) from None
+    parts = {
+        "chat template": own.chat_template != tokenizer.chat_template,
+        "vocabulary": own.get_vocab() != tokenizer.get_vocab(),
+        "begin or end of sequence": (own.bos_token, own.eos_token) != (tokenizer.bos_token, tokenizer.eos_token),
+    }
+    other = " and ".join(part for part, differs in parts.items() if differs)
+    if other:
+        raise ConfigError(
+            f"Adapter {name!r} was trained with a tokenizer of its own: the {other} in {folder} is not that of its base {base}, "
+            "whose tokenizer reads the rows of all adapters. Save the adapter's tokenizer with the base's weights and serve "
+            "both as a model, or merge the adapter into it."
+        )
 
 
 def read_adapter(name: str, directory: str) -> dict[str, LowRank]:
@@ -271,7 +321,7 @@ def _put(model: Any, present: Present, place: int, module: str, part: LowRank, *
     except AttributeError:
         raise ConfigError(f"Adapter {adapter!r} was trained on another base: this model has no layer {module}.") from None
     if isinstance(layer, nn.Linear):
-        adapted = AdaptedLinear(layer, present)
+        adapted = AdaptedLinear(layer, present, name=module, reads_ends=layer is _head_of_ends(model))
         parent, _, child = module.rpartition(".")
         setattr(model.get_submodule(parent), child, adapted)
     elif isinstance(layer, AdaptedLinear):
@@ -285,3 +335,8 @@ def _put(model: Any, present: Present, place: int, module: str, part: LowRank, *
             f"{part.b.shape[0]} numbers, the layer {inputs} to {outputs}."
         )
     adapted.put(place, part)
+
+
+def _head_of_ends(model: Any) -> Any:
+    """The layer that reads only the tokens that another follows; None where the model's head reads all."""
+    return model.get_output_embeddings() if model._supports_logits_to_keep() else None

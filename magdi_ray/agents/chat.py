@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message
+from magdi_ray.agents.literal import literal
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
@@ -17,11 +18,19 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
 
     Without a chat template the contents are joined by blank lines and closed by one, with the tokenizer's own special tokens
     in front (a beginning-of-sequence token, where it adds one) and none behind.
+
+    A special token that a content spells (`<|end|>`) is text there, and never the token.
     """
+    reader = literal(tokenizer, [message.content for message in messages])
+    contents = [message.content if reader is None else reader.hide(message.content) for message in messages]
     if tokenizer.chat_template:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        chat = [{"role": message.role, "content": content} for message, content in zip(messages, contents, strict=True)]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    text = "".join(f"{message.content}\n\n" for message in messages)
-    ids = list(tokenizer(text)["input_ids"])
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+    else:
+        text = "".join(f"{content}\n\n" for content in contents)
+    framed = not tokenizer.chat_template
+    if reader is not None:
+        ids = reader.encode(text, add_special_tokens=framed)
+    else:
+        ids = list(tokenizer(text, add_special_tokens=framed)["input_ids"])
+    return ids[:-1] if framed and ids and ids[-1] == tokenizer.eos_token_id else ids

@@ -137,13 +137,16 @@ class RowChooser:
         *,
         end_ids: frozenset[int],
         deliver: Callable[[list[tuple[str, Row]]], None],
+        abandon: Callable[[str], None],
         witness: Witness | None = None,
     ) -> None:
         """`rows` are those somebody waits for, by their request's name; others in a step are decoded greedily for nobody.
-        `deliver` gets the rows that were written, once a step, in the loop's thread."""
+        `deliver` gets the rows that were written, once a step, in the loop's thread; `abandon` takes a request that is read for
+        nobody out of the loop, and may be called for it again."""
         self._rows = rows
         self._end_ids = end_ids
         self._deliver = deliver
+        self._abandon = abandon
         self._witness = witness
         self._step: list[tuple[str, Row | None]] = []
         self.tokens_generated = 0
@@ -165,7 +168,9 @@ class RowChooser:
         for request in requests_in_batch:
             name = request.state.request_id
             row = self._rows.get(name)
-            if row is not None and row.started_s is None:
+            if row is None:  # the loop forgets a cancellation that it reads before the request
+                self._abandon(name)
+            elif row.started_s is None:
                 row.started_s = now
             if request.has_new_token:
                 self._step.append((name, row))

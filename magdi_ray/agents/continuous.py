@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import ContinuousBatchingConfig
 
-from magdi_ray.agents.adapters import Adapters, settle
+from magdi_ray.agents.adapters import Adapters, check_tokenizer, settle
 from magdi_ray.agents.attention import use_rows
 from magdi_ray.agents.base import Message, PromptError, Reply, Sampling
 from magdi_ray.agents.desk import Desk, Ticket
@@ -57,6 +57,8 @@ class ContinuousAgent(TransformersAgent):
             EngineError: the model cannot be loaded or batched continuously, or its cache does not fit into memory.
         """
         super().__init__(config, device=device)
+        for name, directory in (adapters or {}).items():
+            check_tokenizer(name, directory, base=config.model, tokenizer=self.tokenizer)
         self.adapters = Adapters(self.model, adapters or {})
         blocks = cache_blocks(config.max_batch_size, self.context_length)
         # A row that outgrows the whole cache would end the loop for all.
@@ -66,7 +68,7 @@ class ContinuousAgent(TransformersAgent):
             system_prompt=config.system_prompt,
             context_length=self.context_length,
             vocabulary=self.model.get_input_embeddings().weight.shape[0],
-            model=config.model,
+            model=self._reader_name,
         )
         self._spelling = Spelling(self.tokenizer)
         try:
@@ -101,8 +103,9 @@ class ContinuousAgent(TransformersAgent):
 
     def _unfit(self, error: Exception) -> EngineError:
         return EngineError(
-            f"{self.config.model} cannot be batched continuously: {type(error).__name__}: {error}. Use batching: dynamic, or a "
-            f"max_batch_size below {self.config.max_batch_size} where memory is short."
+            f"{self.config.model} cannot be batched continuously: {type(error).__name__}: {error}. Use batching: dynamic, or, "
+            f"where memory is short, a max_batch_size below {self.config.max_batch_size} or a context_length below "
+            f"{self.context_length}."
         )
 
     @property
@@ -205,7 +208,7 @@ class ContinuousAgent(TransformersAgent):
         place = self._place(decoding.adapter)
         entered_s = perf_counter()
         ids = await self._reader.read(prompt)
-        fitting = fit_context(decoding, len(ids), context_length=self.context_length, model=self.config.model)
+        fitting = fit_context(decoding, len(ids), context_length=self.context_length, model=self._reader_name)
         assert isinstance(fitting, Decoding)
         ticket = Ticket(fitting, place, entered_s=entered_s, every_token=every_token)
         name = await self._desk.enter(ids, ticket)

@@ -56,7 +56,9 @@ class Desk:
         """`manager` is a continuous batching manager that has not made its batch processor yet."""
         self._manager = manager
         self._waiting: dict[str, Ticket] = {}
-        self.chooser = RowChooser(self._waiting, end_ids=end_ids, deliver=self._deliver, witness=witness)
+        self.chooser = RowChooser(
+            self._waiting, end_ids=end_ids, deliver=self._deliver, abandon=manager.cancel_request, witness=witness
+        )
         manager.logit_processor = self.chooser
         manager.output_router = Failures(self)
         self._names = map(str, count())
@@ -103,7 +105,8 @@ class Desk:
         return name
 
     def leave(self, name: str) -> None:
-        """Nobody wants more of this row: it leaves the loop before its next step, unless it is over."""
+        """Nobody wants more of this row: it leaves the loop before its next step, unless it is over. (One that the loop did not
+        know yet when it read this leaves behind its first step: see `RowChooser`.)"""
         if self._waiting.pop(name, None) is not None:
             self._manager.cancel_request(name)
 

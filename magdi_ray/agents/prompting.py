@@ -88,7 +88,7 @@ class PromptReader:
         ids = list(self._tokenizer(text)["input_ids"])
         ids = ids[:-1] if ids and ids[-1] == self._tokenizer.eos_token_id else ids
         if not ids:
-            raise PromptError(f"The prompt {text[:20]!r} has no token to continue from.")
+            raise PromptError("The prompt's text has no token to continue from.")
         return ids
 
     def _checked(self, ids: Sequence[int]) -> list[int]:

@@ -50,6 +50,9 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[str, bytes, float], ...] = ()
     """(text, bytes, log-probability) of the likeliest tokens, likeliest first."""
+    offset: int | None = None
+    """Where it begins in the whole reply's text, in characters; special tokens are no text, and what follows one begins where it
+    does. None where the engine does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.choosing import draw
 from magdi_ray.agents.weights import base_and_adapter, check_model_directory, has_tokenizer
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.errors import EngineError, MagdiError
+from magdi_ray.errors import ConfigError, EngineError, MagdiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class TransformersAgent:
         """Load weights and tokenizer onto a device; None takes the first GPU where there is one.
 
         Raises:
-            ConfigError: files are missing (said before anything is loaded).
+            ConfigError: files are missing (said before anything is loaded), or `context_length` exceeds the model's own.
             EngineError: the files are there but cannot be loaded.
         """
         check_model_directory(config.model)
@@ -192,8 +192,10 @@ class TransformersAgent:
         except Exception as error:  # transformers, safetensors and the hub raise dozens of types
             raise EngineError(f"Model {config.model!r} could not be loaded: {type(error).__name__}: {error}") from error
         self.model.to(self.device).eval()
-        self.context_length = _context_length(self.model)
-        """Tokens of prompt and reply together, at most; None where the architecture sets no bound."""
+        self.context_length = _context_length(self.model, config)
+        """Tokens of prompt and reply together, at most; None where neither architecture nor configuration sets a bound."""
+        self._reader_name = config.model + (" (with its context_length)" if config.context_length else "")
+        """What a prompt's errors call the model."""
         self._generation = _token_ids_only(self.model, self.tokenizer)
         self._end_ids = frozenset(self._generation.eos_token_id or ())
         # Whatever generate() is not told, it would otherwise take from the model's own sampling settings.
@@ -221,7 +223,7 @@ class TransformersAgent:
         if self.config.system_prompt is not None:
             messages = [Message("system", self.config.system_prompt), *messages]
         ids = read_prompt(self.tokenizer, messages)
-        return Request(ids, fit_context(sampling, len(ids), context_length=self.context_length, model=self.config.model))
+        return Request(ids, fit_context(sampling, len(ids), context_length=self.context_length, model=self._reader_name))
 
     async def _decode(self, request: Request) -> Reply:
         return await self._collector.submit(request)
@@ -313,9 +315,12 @@ def _load_weights(name: str, dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False)
 
 
-def _context_length(model: Any) -> int | None:
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(length) if length else None
+def _context_length(model: Any, config: TransformersEngine) -> int | None:
+    own = getattr(model.config.get_text_config(), "max_position_embeddings", None) or None
+    asked = config.context_length
+    if own is not None and asked is not None and asked > own:
+        raise ConfigError(f"{config.model} reads {own} tokens at most; context_length={asked} exceeds that.")
+    return asked or own
 
 
 def _token_ids_only(model: Any, tokenizer: Any) -> GenerationConfig:

@@ -49,7 +49,9 @@ class Written:
         self._length = 0
         """Characters of the reply: those taken and those held."""
         self.ends: list[int] = []
-        """For every token whose characters are complete: how long the reply was after it."""
+        """For every token whose characters are complete: how long the reply was after it, and after those added with it."""
+        self.begins: list[int] = []
+        """For every token: how long the reply was before it, or before those that were added with it."""
         self.stopped = False
         """Whether a stop string has been written."""
 
@@ -59,10 +61,11 @@ class Written:
         return self._length - len(self._held)
 
     def add(self, ids: Sequence[int]) -> None:
-        """Write further tokens; `ends` tells those that are added together alike. Nothing is written after a stop string."""
+        """Write further tokens. Nothing is written after a stop string."""
         if self.stopped or not ids:
             return
         self._ids.extend(ids)
+        self.begins += [self._length] * len(ids)
         self._unfinished += len(ids)
         text = self._decode(self._ids[self._start :])
         complete = not text.endswith(UNFINISHED) or self._unfinished > PATIENCE
@@ -225,4 +228,5 @@ class Scribe:
         top: Top = self._row.tops[place] if self._row.tops else ()
         text, raw = self._spelling(self._row.tokens[place])
         likeliest = tuple((*self._spelling(id), max(logprob, LEAST_LOGPROB)) for id, logprob in top)
-        return TokenLogprob(text, raw, max(self._row.logprobs[place], LEAST_LOGPROB), likeliest)
+        logprob = max(self._row.logprobs[place], LEAST_LOGPROB)
+        return TokenLogprob(text, raw, logprob, likeliest, offset=self._written.begins[place])

@@ -46,6 +46,8 @@ class TransformersEngine(Section):
     """dynamic: gather what waits, decode it to its end. continuous: rows leave and join at every step."""
     max_batch_size: int = operational(32, ge=1)
     """Replies decoded together, at most."""
+    context_length: int | None = Field(None, ge=2)
+    """Tokens of prompt and reply together, at most; None takes the model's own bound. A lower one takes less memory."""
     system_prompt: str | None = None
     """Sent before the conversation; None sends nothing."""
 

@@ -109,6 +109,8 @@ class ServeConfig(Endpoint):
 
     host: str = operational("127.0.0.1")
     port: int = operational(8000, ge=1, le=65535)
+    metrics_port: int | None = operational(None, ge=1, le=65535)
+    """Where Prometheus finds the metrics of a Ray that `magdi serve` starts; None takes a free port, and says which."""
 
 
 class StudentArgs(Endpoint):

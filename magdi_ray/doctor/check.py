@@ -39,7 +39,7 @@ class Finding:
     found: str
     """With numbers, where there are any."""
     todo: str = ""
-    """What a person can do about it; "" where nothing is amiss."""
+    """What a person can do about it; "" where nothing is amiss, or `found` says it."""
     topic: str = ""
     """The check's own; set by `run_checks`."""
 

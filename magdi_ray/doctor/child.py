@@ -49,7 +49,9 @@ def run_child(arguments: Sequence[str], *, limit_s: float, env: Mapping[str, str
     """
     command = [sys.executable, "-m", "magdi_ray.doctor.child", *arguments]
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(command, stdout=printed, stderr=said, stdin=subprocess.DEVNULL, env=env, start_new_session=True)
+        process = subprocess.Popen(  # noqa: S603 - this module, without a shell
+            command, stdout=printed, stderr=said, stdin=subprocess.DEVNULL, env=env, start_new_session=True
+        )
         end = time.monotonic() + limit_s
         code: int | None = None
         while time.monotonic() < end:
@@ -132,8 +134,14 @@ def see_run(config: str, root: str, *overrides: str) -> None:
 
 def see_cluster(address: str) -> None:
     """Join a cluster, and say what it has."""
+    import logging
+
     import ray
 
+    if address.startswith("ray://"):
+        # It asks for half a minute where it is turned away, and says so only to those who debug it.
+        logging.getLogger("ray.util.client").setLevel(logging.DEBUG)
+        logging.getLogger("ray.util.client").addHandler(logging.StreamHandler())
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         _say({"resources": ray.cluster_resources(), "nodes": sum(bool(node["Alive"]) for node in ray.nodes())})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from magdi_ray.agents.weights import HUB_NAME, check_model_directory, model_directories
+from magdi_ray.agents.weights import HUB_NAME, base_and_adapter, check_model_directory
 from magdi_ray.config import RunConfig
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
@@ -150,18 +150,18 @@ def judge_answer(answer: Answer, agents: Mapping[str, ApiEngine], *, key_sent: b
             todo = "Does base_url end as the provider says, in /v1 for most? Some have no list of models: then all is well."
             yield warning(name, f"{url} answers, but has no /models: the key was not checked", todo)
         case 429:
-            yield warning(name, f"{url} answers 429: over its limit or its quota", "Wait, or look at the account's quota and credit.")
+            yield warning(name, f"{url} answers 429: over its limit or its quota", "Wait, or look at the account's quota.")
         case status if 300 <= (status or 0) < 400:
             yield failed(name, f"{url} sends on to {answer.to or 'nowhere'} ({status})", "Name the final address in base_url.")
         case status:
-            yield warning(name, f"{url} answers {status}", "The provider has troubles, or base_url is another service's: try again.")
+            yield warning(name, f"{url} answers {status}", "The provider has troubles, or base_url is wrong: try again.")
 
 
 def _judge_models(body: bytes, agents: Mapping[str, ApiEngine], name: str, said: str, *, key_sent: bool) -> Iterator[Finding]:
     try:
         listed = [str(one["id"]) for one in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):
-        yield warning(name, f"{said}, but with no list of models: the key was not checked", "Is base_url an OpenAI-compatible API's?")
+        yield warning(name, f"{said}, but with no list of models: the key was not checked", "Is base_url an OpenAI-like API's?")
         return
     taken = "the key is taken" if key_sent else "no key was sent"
     lacking = {engine.model for engine in agents.values() if not _lists(listed, engine.model)}
@@ -170,7 +170,8 @@ def _judge_models(body: bytes, agents: Mapping[str, ApiEngine], name: str, said:
     for model in sorted(lacking):
         near = difflib.get_close_matches(model, listed, n=3) or listed[:3]
         hint = f"It lists {', '.join(near)}" if near else "It lists none"
-        yield warning(name, f"{said}, {taken}, but {model} is not among its {len(listed)} models", f"{hint}. Correct engine.model.")
+        found = f"{said}, {taken}, but {model} is not among its {len(listed)} models"
+        yield warning(name, found, f"{hint}. Correct engine.model.")
 
 
 def _lists(listed: Sequence[str], model: str) -> bool:
@@ -209,7 +210,7 @@ def check_recordings(config: RunConfig) -> Iterator[Finding]:
             if path.is_file():
                 yield ok(f"recording of {agent.name}", str(path))
             else:
-                yield failed(f"recording of {agent.name}", f"there is no file {path}", "Correct engine.path.")
+                yield failed(f"recording of {agent.name}", f"there is no recording at {path}", "Correct engine.path.")
 
 
 def check_model(model: str, whose: str, environment: Mapping[str, str], cache: Path, *, hub: str = HUB) -> Iterator[Finding]:
@@ -217,7 +218,7 @@ def check_model(model: str, whose: str, environment: Mapping[str, str], cache: P
     name = f"model of {whose}"
     try:
         check_model_directory(model)
-        parts = model_directories(part for part in model.split(":") if "://" not in model) if "://" not in model else []
+        parts = [part for part in base_and_adapter(model) if part]
     except MagdiError as error:
         yield failed(name, str(error), "Correct the path, or complete the directory.")
         return

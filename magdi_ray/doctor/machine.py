@@ -32,6 +32,7 @@ rather keep on a disk."""
 LEAST_FILES = 1024
 GOOD_FILES = 8192
 """Open files under which Ray itself warns."""
+SHARED = "/dev/shm"  # noqa: S108 - it is looked at, nothing is kept there
 CGROUP = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60
 
@@ -66,7 +67,7 @@ class Card(NamedTuple):
 def check_cores(cores: int) -> Iterator[Finding]:
     """Ray's own processes, a worker and the driver are at work side by side."""
     if cores < 2:
-        yield warning("CPUs", "1 core", "Ray, its workers and the command share it: expect a run to be slow. 2 or more are better.")
+        yield warning("CPUs", "1 core", "Ray, its workers and the command share it: expect a run to be slow.")
     else:
         yield ok("CPUs", f"{cores} cores")
 
@@ -112,19 +113,20 @@ def check_memory(memory: Memory | None) -> Iterator[Finding]:
         yield ok("memory", found)
 
 
-def check_shared_memory(memory: Memory | None, space: Space | None) -> Iterator[Finding]:
+def check_shared_memory(memory: Memory | None, shared: Path = Path(SHARED), space: Space | None = None) -> Iterator[Finding]:
     """Ray's object store fits into /dev/shm; else Ray puts it on a disk."""
-    if memory is None or space is None:
+    if memory is None or not shared.is_dir():
         return
+    space = space or disk_usage(shared)
     wanted = min(STORE_SHARE * memory.available, max(STORE_ON_DISK, 0.95 * space.total))
     if space.free < wanted:
         yield warning(
-            "/dev/shm",
+            SHARED,
             f"{size(space.free)} free, but Ray's object store takes {size(wanted)}: it would lie on a disk, and be slow",
             f"Make it larger (docker run --shm-size={wanted / GIB:.0f}g; Kubernetes: an emptyDir with medium Memory).",
         )
     else:
-        yield ok("/dev/shm", f"{size(space.free)} free; Ray's object store takes {size(wanted)} of it")
+        yield ok(SHARED, f"{size(space.free)} free; Ray's object store takes {size(wanted)} of it")
 
 
 def existing(path: Path) -> Path:
@@ -197,7 +199,9 @@ def read_cards(program: str | None = None, *, limit_s: float = 8.0) -> list[Card
         return f"{len(devices)} GPU devices in /dev, but no nvidia-smi" if devices else []
     query = ["--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run([program, *query], capture_output=True, text=True, timeout=limit_s, check=False)
+        done = subprocess.run(  # noqa: S603 - found on the PATH, without a shell
+            [program, *query], capture_output=True, text=True, timeout=limit_s, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"nvidia-smi gave no answer within {limit_s:g} s"
     except OSError as error:
@@ -226,12 +230,12 @@ def check_gpus(cards: list[Card] | str, *, wanted: float, elsewhere: bool) -> It
         yield failed("GPUs", f"{len(cards)}, but a stage of this run takes {wanted:g} at once", todo)
         return
     if not cards:
-        yield ok("GPUs", "none; this run needs none here" if elsewhere or not wanted else "none")
+        yield ok("GPUs", "none")
         return
     full = [card for card in cards if card.total and card.free < 0.8 * card.total]
     found = f"{len(cards)} x {cards[0].name}, driver {cards[0].driver}, {size(min(card.free for card in cards))} free or more"
     if full:
-        yield warning("GPUs", f"{found}; {len(full)} of them in use", "Another program holds their memory: nvidia-smi shows which.")
+        yield warning("GPUs", f"{found}; {len(full)} of them in use", "Another program holds their memory: see nvidia-smi.")
     else:
         yield ok("GPUs", found)
 

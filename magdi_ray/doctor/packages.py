@@ -217,11 +217,9 @@ def check_torch(seen: Outcome, cards: int, *, wanted: bool) -> Iterator[Finding]
     name = f"{facts['torch']}, {'CUDA ' + facts['cuda'] if facts['cuda'] else 'a build without CUDA'}"
     amiss = failed if wanted else warning
     if facts["no_kernels"]:
-        yield failed("torch", f"{name}, has no code for {facts['no_kernels'][0]}", "Install a torch built for this GPU: pytorch.org.")
+        yield failed("torch", f"{name}, has no code for {facts['no_kernels'][0]}", "Install a torch built for it: pytorch.org.")
     elif cards and not facts["cuda"]:
-        yield amiss(
-            "torch", f"{name}, but there are {cards} GPUs", "Install the CUDA build: pip install --force-reinstall torch (pytorch.org)."
-        )
+        yield amiss("torch", f"{name}, but there are {cards} GPUs", "Install the CUDA build: see pytorch.org.")
     elif cards and not facts["available"]:
         todo = "Update the NVIDIA driver, or install a torch built for an older CUDA; look at CUDA_VISIBLE_DEVICES."
         yield amiss("torch", f"{name}, cannot use the {cards} GPUs there are", todo)
@@ -246,7 +244,7 @@ def check_deepspeed(seen: Outcome) -> Iterator[Finding]:
     if facts["gpus"] and facts["accelerator"] != "cuda":
         yield warning("deepspeed", found, "It computes on the CPU though there are GPUs: unset DS_ACCELERATOR.")
     elif facts["gpus"] and any("cannot" in state for state in facts["ops"].values()):
-        yield warning("deepspeed", found, "Training goes on without these ops. They need nvcc of torch's CUDA version (CUDA_HOME).")
+        yield warning("deepspeed", found, "Training goes on without them. They need nvcc of torch's CUDA version (CUDA_HOME).")
     else:
         yield ok("deepspeed", found)
 

@@ -145,7 +145,7 @@ def check_reachable(address: str, current: Path | None = None) -> Iterator[Findi
     if (why := knock(place.host, place.port)) is None:
         yield ok("address", f"{where} takes connections")
     else:
-        yield failed("address", f"{where}: {why}", "Is the cluster up, the port right, and open from here (firewall, port-forward)?")
+        yield failed("address", f"{where}: {why}", "Is the cluster up, the port right, and open from here (firewall)?")
 
 
 def knock(host: str, port: int, *, limit_s: float = CONNECT_S) -> str | None:
@@ -190,9 +190,9 @@ def judge_cluster(seen: Outcome, environment: Mapping[str, str], *, seconds: flo
         yield wrong_token(environment)
     elif "Version mismatch" in seen.errors:
         told = seen.errors[seen.errors.rindex("Version mismatch") :]
-        yield failed("cluster", " ".join(told.split())[:300], "Install the cluster's versions here, or rebuild its image with these.")
+        yield failed("cluster", " ".join(told.split())[:300], "Install its versions here, or rebuild its image with these.")
     elif seen.code is None:
-        yield failed("cluster", f"not joined within {seconds:.0f} s", "Its GCS hangs, or a firewall drops what comes: look there.")
+        yield failed("cluster", f"not joined within {seconds:.0f} s", "Its GCS hangs, or a firewall drops what comes.")
     else:
         yield failed("cluster", f"cannot be joined: {seen.last_error or f'exit code {seen.code}'}", _from_outside())
 
@@ -313,7 +313,8 @@ def check_leftovers(ray: Path, processes: Sequence[tuple[str, list[str]]] | None
         host, _, port = head.rpartition(":")
         if port.isdigit() and (why := knock(host.strip("[]"), int(port), limit_s=1.0)) is not None:
             amiss = True
-            yield warning("leftovers", f"raylet (process {', '.join(pids)}) of a head that is gone, {head}: {why}", f"kill {' '.join(pids)}")
+            found = f"raylet (process {', '.join(pids)}) of a head that is gone, {head}: {why}"
+            yield warning("leftovers", found, f"kill {' '.join(pids)}")
     if not amiss:
         alive = sum(map(len, orphans.values()))
         yield ok("leftovers", f"none of a dead Ray; {alive} living nodes on this machine" if alive else "none of a dead Ray")

@@ -88,14 +88,16 @@ def check_remote(name: str, url: str, filesystem: Any, root: str) -> Iterator[Fi
     path = f"{root.rstrip('/')}/.magdi-doctor-{uuid.uuid4().hex[:12]}"
     doing, written = "written", False
     try:
-        filesystem.makedirs(root.rstrip("/"), exist_ok=True)
+        if url.split("://", maxsplit=1)[0] not in DRIVERS:
+            filesystem.makedirs(root.rstrip("/"), exist_ok=True)  # an object store has no directories, and could make a bucket
         filesystem.pipe_file(path, PROBE)
         written, doing = True, "read back"
         if filesystem.cat_file(path) != PROBE:
             raise OSError("another content came back")
         doing = "listed"
         filesystem.invalidate_cache()
-        if path.rsplit("/", maxsplit=1)[-1] not in {str(one).rsplit("/", maxsplit=1)[-1] for one in filesystem.ls(root, detail=False)}:
+        listed = {str(one).rsplit("/", maxsplit=1)[-1] for one in filesystem.ls(root, detail=False)}
+        if path.rsplit("/", maxsplit=1)[-1] not in listed:
             raise OSError("it is missing from the listing")
         doing = "removed"
         filesystem.rm_file(path)

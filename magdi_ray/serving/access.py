@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
@@ -46,6 +47,8 @@ class Visit:
     """Sent with the answer, whatever it is."""
     texts: dict[str, Any] = field(default_factory=dict)
     """Prompt and replies, where they are to be logged."""
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """Called when it is over, however it ends."""
     began: float = field(default_factory=time.perf_counter)
 
     def elapsed(self) -> float:

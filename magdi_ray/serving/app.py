@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from magdi_ray.agents.pool import copies, retire_engines, wait_until_running
-from magdi_ray.agents.weights import base_and_adapter, check_model_directory
-from magdi_ray.config.engines import TransformersEngine, located_model
+from magdi_ray.agents.weights import base_and_adapter, check_model_directory, resolve_model
+from magdi_ray.config.engines import TransformersEngine, located_model, model_files
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError
@@ -22,11 +28,16 @@ from magdi_ray.runs import file_hash
 from magdi_ray.serving.keys import open_keys
 from magdi_ray.tasks.load import task_named
 
+logger = logging.getLogger(__name__)
+
 APPLICATION = "student"
 """Name of the Serve application."""
 
 UNBOUNDED = 100_000
 """Requests a front door holds: it says itself when there are too many, in words that clients understand."""
+
+LOOK_SECONDS = 0.5
+"""Between two looks whether a new version's copy is there."""
 
 GRACE_SECONDS = 10.0
 """Beyond the longest request, until a retired process is ended whatever it does."""
@@ -42,7 +53,21 @@ class StudentDoor:
         from magdi_ray.serving.escalation import RoomTeachers
         from magdi_ray.serving.front import front_door
 
-        return front_door(self._args, self._backend(), None if self._room is None else RoomTeachers(self._room))
+        api = front_door(self._args, self._backend(), None if self._room is None else RoomTeachers(self._room))
+        api.router.lifespan_context = self._opened
+        return api
+
+    @asynccontextmanager
+    async def _opened(self, _: FastAPI) -> AsyncIterator[None]:
+        """Take no request before a copy of the same version runs: a version that cannot start must not take over at the door."""
+        while self._args.engine == "transformers" and self._args.replicas[0] > 0:
+            try:
+                if await self._student.which.remote() == self._args.version:
+                    break
+            except (RayError, RayServeException):
+                logger.info("The copy that was asked for its version is gone; another one is asked.", exc_info=True)
+            await asyncio.sleep(LOOK_SECONDS)
+        yield
 
     def _backend(self) -> Any:
         if self._args.engine == "vllm":
@@ -62,8 +87,8 @@ def build(args: dict[str, Any]) -> serve.Application:
     """
     student = parse_section(args, "The student's arguments", StudentArgs)
     check_files(student)
-    # Front doors and copies work in directories of their own.
-    student = student.model_copy(update={"model": located_model(student.model)})
+    student = located(student)
+    student = student.model_copy(update={"version": version_of(student)})
     room = None
     if student.escalate:
         from magdi_ray.serving.escalation import room_application
@@ -79,6 +104,22 @@ def build(args: dict[str, Any]) -> serve.Application:
     )
     application: serve.Application = door.bind(student, copies_of(student), room)
     return application
+
+
+def located(args: StudentArgs) -> StudentArgs:
+    """The same endpoint with local files named absolutely: what serves works in directories of its own."""
+    places: dict[str, Any] = {"model": located_model(args.model)}
+    for name in ("api_keys_file", "access_log", "run", "escalations"):
+        place = getattr(args, name)
+        places[name] = place if place is None or "://" in place else str(Path(place).resolve())
+    adapters = {name: located_model(adapter) for name, adapter in args.adapters.items()}
+    return args.model_copy(update={**places, "adapters": adapters})
+
+
+def version_of(args: StudentArgs) -> str:
+    """What is served: the version that was given, and the content of the weights' files."""
+    files = [file_hash(resolve_model(path))[:16] for path in (*model_files(args.model), *args.adapters.values())]
+    return "-".join(filter(None, [args.version, *files]))
 
 
 def copies_of(args: StudentArgs) -> serve.Application:
@@ -105,11 +146,11 @@ def copies_of(args: StudentArgs) -> serve.Application:
     )
     application: serve.Application = deployment.bind(
         engine.located(),
-        adapters={name: located_model(adapter) for name, adapter in args.adapters.items()},
+        adapters=args.adapters,
         num_cpus=args.num_cpus,
         num_gpus=args.num_gpus,
         stream_interval_s=args.stream_interval_ms / 1000,
-        version=" ".join([args.version, *(file_hash(path)[:16] for path in (args.model, *args.adapters.values()))]),
+        version=args.version,
     )
     return application
 
@@ -131,22 +172,24 @@ def check_files(args: StudentArgs) -> None:
             f"adapters are put on a base, but {args.model} is an adapter itself. Name its base as the model, and it among the "
             "adapters."
         )
-    for name, adapter in args.adapters.items():
-        if not (Path(adapter) / "adapter_config.json").is_file():
-            raise ConfigError(f"adapters: {name}: {adapter} holds no adapter_config.json: it is no PEFT adapter.")
+    for adapter in args.adapters.values():
+        check_model_directory(f"{args.model}:{adapter}")
     open_keys(args)
     if args.task is not None:
         task_named(args.task)
 
 
 def start_http(host: str, port: int) -> None:
-    """Open Serve's HTTP port. Its address is fixed when Serve starts: one that runs without applications is started again.
+    """Open Serve's HTTP port. Its address is fixed when Serve starts: one that runs without applications is started again; one
+    that serves a student already keeps the address it has.
 
     Raises:
         ConfigError: Serve is busy with other applications on this cluster.
     """
-    others = sorted(set(serve.status().applications) - {APPLICATION})
-    if others:
+    running = set(serve.status().applications)
+    if APPLICATION in running:
+        return
+    if others := sorted(running):
         raise ConfigError(f"Ray Serve already runs {', '.join(others)} here. Retire them, or serve on another cluster.")
     serve.shutdown()
     serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})

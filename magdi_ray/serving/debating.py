@@ -1,18 +1,20 @@
 """One question debated at a time it is asked, and its graph kept: no question is debated twice, also after a restart.
 
-The graphs are MAG files, one a question, named by the question's id:
+The graphs are MAG files, one a question, named by the question's id and by who debated it under which rules:
 
-    escalations/gsm8k-2a0f9c3b41de.parquet
+    escalations/gsm8k-2a0f9c3b41de.7be0d1c2a94f.parquet
 
-and so a directory that `graph.source: {format: mag, path: escalations}` and `read_mags` take as it is. Knows no Ray and no HTTP.
+Where others debate now, the question is debated anew, and the older graph moves to `escalations/replaced/`. It remains
+a directory that `graph.source: {format: mag, path: escalations}` and `read_mags` take as it is. Knows no Ray and no HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from magdi_ray.debate.hold import Seat, hold_debate
@@ -28,7 +30,13 @@ from magdi_ray.tasks.rows import named_question
 logger = logging.getLogger(__name__)
 
 LONGEST_S = 1800.0
-"""A debate that takes longer is given up; the replies it has are kept by the reply store."""
+"""A debate that takes longer, waiting for its place included, is given up; the replies it has are kept by the reply store."""
+
+LINE = 64
+"""Debates that wait for a place, at most."""
+
+REPLACED = "replaced"
+"""Directory, below that of the graphs, of those that others than today's teachers debated."""
 
 CAUSES = {
     "BudgetSpent": "the budget of the teachers' debates is spent",
@@ -51,6 +59,18 @@ CAUSES = {
 
 NO_ANSWER = "The teachers gave no answer that could be read."
 
+FULL = "The teachers were not asked: too many debates wait for them already. Ask again later."
+
+
+@dataclass(slots=True)
+class Held:
+    """A debate under way, and those who wait for it."""
+
+    task: asyncio.Task[Escalated]
+    waiting: int = 0
+    paid: bool = False
+    """Its tokens were told to somebody."""
+
 
 class Room:
     """Where debates are held, many at once. Belongs to one event loop."""
@@ -61,40 +81,66 @@ class Room:
         seats: Mapping[str, Seat],
         *,
         graphs: Path,
+        identity: str,
         seed: int,
         at_once: int,
         log_texts: bool = False,
     ) -> None:
-        """`graphs` is the directory of the MAG files; `at_once` bounds the debates under way. Without `log_texts` a failure is
-        logged by its class alone."""
+        """`graphs` is the directory of the MAG files; `identity`, a part of their names, tells protocol and seats from any others;
+        `at_once` bounds the debates that are held. Without `log_texts` a failure is logged by its class alone."""
         self._protocol = protocol
         self._seats = seats
         self._graphs = graphs
+        self._identity = identity
         self._seed = seed
         self._log_texts = log_texts
         self._places = asyncio.Semaphore(at_once)
-        self._under_way: dict[str, asyncio.Task[Escalated]] = {}
+        self._most = at_once + LINE
+        self._under_way: dict[str, Held] = {}
+        self._begun: set[str] = set()
+        """Questions that teachers were asked."""
 
     async def debate(self, text: str) -> Escalated:
         """What the teachers make of a question; see `Teachers`.
 
-        Those who ask the same question at the same time share one debate, of which the first one bears the tokens. It goes on
-        when they leave: what was paid for is kept.
+        Those who ask the same question at the same time share one debate; the first of those who are still there bears the tokens.
+        When all have left it goes on where a teacher was asked, for what was paid for is kept; else it is dropped.
         """
         question = named_question(self._protocol.task.name, text, None, "train")
-        if (held := self._under_way.get(text)) is not None:
-            found = await asyncio.shield(held)
+        held = self._under_way.get(text)
+        if held is None:
+            if len(self._under_way) >= self._most and not self._file(question).exists():
+                return Escalated(question.id, "", None, 0.0, 0, (), 0, 0, stored=False, error=FULL)
+            held = self._under_way[text] = Held(asyncio.create_task(self._debate(question)))
+            held.task.add_done_callback(lambda _: self._end(text, held))
+        held.waiting += 1
+        try:
+            found = await asyncio.shield(held.task)
+        finally:
+            held.waiting -= 1
+            if not held.waiting and text not in self._begun and not held.task.done():
+                held.task.cancel()
+                self._end(text, held)  # at once: who asks from now on begins anew
+        if held.paid:
             return replace(found, tokens_in=0, tokens_out=0, stored=found.error is None or found.stored)
-        held = self._under_way[text] = asyncio.create_task(self._debate(question))
-        held.add_done_callback(lambda _: self._under_way.pop(text))
-        return await asyncio.shield(held)
+        held.paid = True
+        return found
+
+    def _end(self, text: str, held: Held) -> None:
+        if self._under_way.get(text) is held:
+            del self._under_way[text]
+            self._begun.discard(text)
+
+    def _file(self, question: Question) -> Path:
+        return self._graphs / f"{question.id}.{self._identity}.parquet"
 
     async def _debate(self, question: Question) -> Escalated:
-        file = self._graphs / f"{question.id}.parquet"
+        file = self._file(question)
         try:
             if file.exists():
                 return escalated(await asyncio.to_thread(stored_graph, file, question), self._protocol.task, stored=True)
-            async with self._places, asyncio.timeout(LONGEST_S):
+            async with asyncio.timeout(LONGEST_S), self._places:
+                self._begun.add(question.text)
                 debate = await hold_debate(self._protocol, question, seats=self._seats, seed=self._seed)
         except (GraphError, TimeoutError) as error:
             debate = self._protocol.start(question, list(self._seats)).failed(error)
@@ -103,7 +149,7 @@ class Room:
             return failed(debate)
         mag = build_mag(debate, self._protocol.task, labels="vote")
         try:
-            await asyncio.to_thread(write_mags, file, [mag])
+            await asyncio.to_thread(keep_graph, file, mag)
         except (GraphError, OSError):
             # The answer is worth telling all the same; the operator has to make room, or the graph is lost.
             logger.exception("The graph of the debate %s could not be written", question.id)
@@ -113,6 +159,21 @@ class Room:
         kind, _, message = (debate.error or "").partition(": ")
         told = f"{kind}: {message}" if self._log_texts or kind in ("BudgetSpent", "GraphError") else kind
         logger.warning("The debate %s failed after %d replies: %s", debate.question.id, len(debate.turns), told)
+
+
+def keep_graph(file: Path, mag: Mag) -> None:
+    """Write a question's graph, in the place of those that others debated.
+
+    Raises:
+        GraphError: it could not be read back.
+        OSError: it cannot be written.
+    """
+    older = [*file.parent.glob(f"{mag.question.id}.parquet"), *file.parent.glob(f"{mag.question.id}.*.parquet")]
+    for other in older:
+        if other != file:
+            (file.parent / REPLACED).mkdir(exist_ok=True)
+            os.replace(other, file.parent / REPLACED / other.name)
+    write_mags(file, [mag])
 
 
 def stored_graph(file: Path, question: Question) -> Mag:

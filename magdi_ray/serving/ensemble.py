@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from magdi_ray.agents.base import ContextLengthError, PromptError, derive_seed
+from magdi_ray.agents.base import BusyError, ContextLengthError, PromptError, derive_seed
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt
 from magdi_ray.errors import EngineError
 from magdi_ray.serving.backend import Backend, Escalated, Scores, Teachers
@@ -33,7 +33,7 @@ class Wish:
     aggregate: Aggregate = "majority"
     """majority: every readable reply has one vote. verifier: its vote weighs what the student's own heads give it."""
     escalate_below: float | None = None
-    """Ask the teachers where the share of the replies that give the winning answer is below this; None never does."""
+    """Ask the teachers where the agreement (see `Ensembled`) is below this; None never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,14 @@ class Ensembled:
     answer: str | None
     """In the task's normal form; None where no reply holds one."""
     agreement: float
-    """Share of the student's replies that give its most frequent answer; unreadable ones agree with nobody."""
+    """Share of the student's replies that give its most frequent answer, of all that were had: unreadable ones agree with nobody,
+    failed draws are no replies."""
     votes: tuple[Vote, ...]
     """The student's, weightiest first."""
     unread: int
     """The student's replies in which no answer could be read."""
+    failed: int
+    """Replies that were asked for and could not be had."""
     wish: Wish
     escalated: Escalated | None
 
@@ -92,26 +95,28 @@ class Ensemble:
         self._task = task
         self._teachers = teachers
 
-    async def ask(self, prompt: Prompt, decoding: Decoding, wish: Wish) -> Ensembled:
+    async def ask(
+        self, prompt: Prompt, decoding: Decoding, wish: Wish, *, drawn: Callable[[], None] = lambda: None
+    ) -> Ensembled:
         """Draw `wish.samples` replies, vote, and escalate where they agree too little.
 
-        Draws that fail vote for nothing, as unreadable ones do; they never escalate a question by themselves. Whoever cancels
-        this ends all draws.
+        Draws that fail are counted, and no more: they neither vote nor escalate a question by themselves. `drawn` is called when
+        all draws are over, before the teachers are asked. Whoever cancels this ends all draws.
 
         Raises:
             PromptError: the prompt cannot be put to the student, or (verifier, escalation) it lacks what was asked for.
+            BusyError: there was no room for one of the draws; a vote of those that found room would not be the one asked for.
             EngineError: not one reply could be had.
         """
         question = Question("asked", bare_question(self._task, asked_text(prompt)))
         if wish.escalate_below is not None:
             self._check_escalation(prompt, question.text)
-        drawn = await self._draw(prompt, decoding, wish, question)
-        had = [draw for draw in drawn if draw.piece is not None]
-        if not had:
-            raise next(draw.error for draw in drawn if draw.error is not None)
-        result = vote(self._task, drawn, wish)
-        agreeing = max((one.count for one in result.votes), default=0)
-        if wish.escalate_below is None or self._teachers is None or agreeing / len(had) >= wish.escalate_below:
+        draws = await self._draw(prompt, decoding, wish, question)
+        drawn()
+        if all(draw.piece is None for draw in draws):
+            raise next(draw.error for draw in draws if draw.error is not None)
+        result = vote(self._task, draws, wish)
+        if wish.escalate_below is None or self._teachers is None or result.agreement >= wish.escalate_below:
             return result
         return escalated(result, await self._teachers.debate(question.text))
 
@@ -133,7 +138,7 @@ class Ensemble:
             )
 
     async def _draw(self, prompt: Prompt, decoding: Decoding, wish: Wish, question: Question) -> list[Draw]:
-        """All draws, in the order of their seeds. A prompt that is at fault ends all of them at once."""
+        """All draws, in the order of their seeds. A prompt that is at fault, or a full queue, ends all of them at once."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -147,7 +152,7 @@ class Ensemble:
     async def _one(self, prompt: Prompt, decoding: Decoding, wish: Wish, question: Question) -> Draw:
         try:
             piece = await self._backend.complete(prompt, decoding)
-        except PromptError:
+        except (PromptError, BusyError):
             raise
         except EngineError as error:
             return Draw(None, error)
@@ -160,6 +165,8 @@ class Ensemble:
             if not isinstance(error, ContextLengthError):
                 raise
             return Draw(piece, error, answer)  # the reply filled the context, and its end no longer fits in
+        except BusyError:
+            raise
         except EngineError as error:
             return Draw(piece, error, answer)
         return Draw(piece, answer=answer, merit=merit_of(scores))
@@ -226,9 +233,10 @@ def vote(task: Task, drawn: Sequence[Draw], wish: Wish) -> Ensembled:
             queued_s=max(piece.queued_s for piece in pieces),
         ),
         answer=votes[0].answer if votes else None,
-        agreement=max((one.count for one in votes), default=0) / len(drawn),
+        agreement=max((one.count for one in votes), default=0) / len(pieces),
         votes=votes,
-        unread=len(drawn) - read,
+        unread=len(pieces) - read,
+        failed=len(drawn) - len(pieces),
         wish=wish,
         escalated=None,
     )

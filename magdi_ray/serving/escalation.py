@@ -25,7 +25,8 @@ from magdi_ray.agents.budget import Budget
 from magdi_ray.agents.metered import MeteredEngine
 from magdi_ray.agents.pool import RETRIED, EngineReplica, ask_replica, engine_application
 from magdi_ray.agents.store import ReplyStore, StoredEngine
-from magdi_ray.agents.weights import model_directories
+from magdi_ray.agents.weights import model_directories, resolve_model
+from magdi_ray.config.base import content_hash, shaping
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import AgentConfig, DebateConfig
@@ -44,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 PAYER = "escalations"
 """Who pays for replies, in the records of the reply store."""
+
+UNBOUNDED = 100_000
+"""Requests the room holds: it says itself when there are too many."""
 
 ATTEMPTS = 3
 """Times the room is asked the same question where it dies meanwhile; its replies are kept, and asked for only once."""
@@ -78,6 +82,7 @@ class DebateRoom:
             load_protocol(config.protocol, rules),
             seats_of(config, store, {agent.name: engine_of(agent, teachers, admission) for agent in config.agents}),
             graphs=Path(graphs),
+            identity=identity_of(config, seed=seed),
             seed=seed,
             at_once=config.max_in_flight,
             log_texts=log_texts,
@@ -107,10 +112,29 @@ def engine_of(agent: AgentConfig, teachers: Mapping[str, DeploymentHandle[Engine
     return MeteredEngine(HandledEngine(teachers[agent.name], deployment_of(agent.name)), admission, agent.name)
 
 
+def exact_of(config: DebateConfig) -> dict[str, str]:
+    """Agent -> what exactly answers for it."""
+    return {a.name: identity(a, "".join(map(file_hash, model_directories(a.engine.files())))) for a in config.agents}
+
+
+def identity_of(config: DebateConfig, *, seed: int) -> str:
+    """Twelve hex digits of all that shapes a debate: who answers for whom and how, the rules with the content of their files, and
+    the seed. Where files lie does not count, nor how the work is carried out."""
+    exact = exact_of(config)
+    files = {name: getattr(config.protocol, name, None) for name in ("prompts", "convincing")}
+    content = {name: file_hash(resolve_model(path)) for name, path in files.items() if isinstance(path, str)}
+    shape = {
+        "protocol": shaping(config.protocol) | content,
+        "agents": [(agent.name, exact[agent.name], shaping(agent.sampling)) for agent in config.agents],
+        "seed": seed,
+    }
+    return content_hash(shape)[:12]
+
+
 def seats_of(config: DebateConfig, store: ReplyStore, engines: Mapping[str, Engine]) -> dict[str, Seat]:
     """The table as a debate stage lays it: every reply is kept before it is used, and twins draw replies of their own."""
     agents = config.agents
-    exact = {a.name: identity(a, "".join(map(file_hash, model_directories(a.engine.files())))) for a in agents}
+    exact = exact_of(config)
     seats = {}
     for agent in agents:
         twins = [a.name for a in agents if exact[a.name] == exact[agent.name] and a.sampling == agent.sampling]
@@ -158,7 +182,7 @@ def room_application(args: StudentArgs) -> serve.Application:
         name="debate-room",
         num_replicas=1,
         ray_actor_options={"num_cpus": 0},  # it waits for others nearly all the time
-        max_ongoing_requests=2 * config.max_in_flight,
+        max_ongoing_requests=UNBOUNDED,
         max_constructor_retry_count=2,
         graceful_shutdown_timeout_s=args.request_timeout_s,
         graceful_shutdown_wait_loop_s=0.1,
@@ -216,7 +240,7 @@ class RoomTeachers:
             found: Escalated = await response
             return found
         except BaseException:
-            response.cancel()  # whoever waited has left; the debate itself goes on, for the next who asks
+            response.cancel()  # whoever waited has left; the room knows whether the debate is to go on
             raise
 
 

@@ -133,7 +133,9 @@ class KeyRing:
         self._clock = clock
         self._looked = clock()
         self._seen = self._signature()
-        self._complaint: str | None = None
+        """Of the file whose keys these are."""
+        self._complaint: tuple[object, str] | None = None
+        """The state that was logged last, and what is wrong with it; None where all is well."""
         self._keys = self._read()
         if not self._keys:
             raise ConfigError(
@@ -157,16 +159,17 @@ class KeyRing:
         self._looked = now
         signature = self._signature()
         if signature == self._seen:
+            self._complaint = None
             return
-        self._seen = signature
         try:
             self._keys = self._read()
         except ConfigError as error:
-            if str(error) != self._complaint:
+            # Not seen yet: what could not be read for once is read at the next look, though the file stays as it is.
+            if (signature, str(error)) != self._complaint:
                 logger.error("The API keys stay as they were: %s", error)
-            self._complaint = str(error)
+            self._complaint = signature, str(error)
         else:
-            self._complaint = None
+            self._seen, self._complaint = signature, None
             logger.info("API keys read again: %d", len(self._keys))
 
     def _signature(self) -> tuple[int, int, int] | None:

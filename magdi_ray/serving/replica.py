@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,18 @@ from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.serving.backend import Scores
 
 if TYPE_CHECKING:
+    import torch
+
     from magdi_ray.serving.scoring import Judge
 
 CROWD = 8
 """Streams under way above which pieces are sent more rarely: every piece costs three processes some work."""
+
+
+def own_memory(model: torch.nn.Module) -> None:
+    """Copy weights that are still read from their file: whoever writes over the file would end the process."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 class StudentReplica:
@@ -42,9 +51,12 @@ class StudentReplica:
         torch.set_num_threads(max(1, int(num_cpus)))
         # Ray leaves the GPUs of a machine visible to an actor that reserved none of them.
         self._agent = ContinuousAgent(config, device=None if num_gpus else "cpu", adapters=adapters)
+        if not num_gpus:
+            own_memory(self._agent.model)
         self._interval_s = stream_interval_s
         self._streams = 0
-        self._judging = asyncio.Lock()
+        # One forward pass at a time, beside the decoding; a judgement nobody waits for any more is not begun.
+        self._judging = ThreadPoolExecutor(1, thread_name_prefix="judging")
         self._judges: dict[str | None, Judge] = {}
         self._adapters = adapters
 
@@ -68,8 +80,7 @@ class StudentReplica:
 
     async def score(self, prompt: Prompt, reply: str, adapter: str | None) -> Scores:
         """The student's judgement of a reply; see `Backend`."""
-        async with self._judging:  # one forward pass at a time, beside the decoding
-            return await asyncio.to_thread(self._score, prompt, reply, adapter)
+        return await asyncio.get_running_loop().run_in_executor(self._judging, self._score, prompt, reply, adapter)
 
     def _score(self, prompt: Prompt, reply: str, adapter: str | None) -> Scores:
         from magdi_ray.serving.scoring import Judge
@@ -83,6 +94,10 @@ class StudentReplica:
     async def counts(self) -> dict[str, int]:
         """Tokens generated since the start, and replies under way."""
         return {"tokens_generated": self._agent.tokens_generated, "in_flight": self._agent.in_flight}
+
+    async def which(self) -> str:
+        """The version of this copy."""
+        return self.version
 
     def check_health(self) -> None:
         """Ask Serve to replace this copy when its decoding stands still with work at hand."""

@@ -30,9 +30,6 @@ from magdi_ray.serving.backend import Scores
 
 Head = TypeVar("Head", bound=nn.Module)
 
-ROWS = 8
-"""Replies that pass through the model together."""
-
 
 class Judge:
     """A student and its heads, asked for judgements instead of replies. Threads may share it; they take turns."""
@@ -57,31 +54,19 @@ class Judge:
                 head.to(self._device).eval().requires_grad_(False)
         self._turn = threading.Lock()
 
-    @property
-    def has_heads(self) -> bool:
-        """Whether there is any head: without one only log-probabilities are told."""
-        return self._scorer is not None or self._graph is not None
-
     def score(self, prompt_ids: Sequence[int], reply: str) -> Scores:
         """Judge one reply to a prompt that is given as `encode_prompt` writes it. Blocks while the model reads it.
 
         Raises:
             PromptError: the prompt is empty; `ContextLengthError` where prompt and reply exceed the model's context.
         """
-        return self.score_many(prompt_ids, [reply])[0]
-
-    def score_many(self, prompt_ids: Sequence[int], replies: Sequence[str]) -> list[Scores]:
-        """Judge several replies to one prompt, `ROWS` at a time. Raises what `score` raises, before anything is read."""
         if not prompt_ids:
             raise PromptError("A reply is judged as the answer to a prompt; the prompt holds no token.")
-        nodes = [self._node(prompt_ids, reply) for reply in replies]
-        found: list[Scores] = []
-        for start in range(0, len(nodes), ROWS):
-            # A graph each: replies that are judged together do not see each other.
-            graphs = [GraphTokens("", tuple(prompt_ids), (node,), ()) for node in nodes[start : start + ROWS]]
-            with self._turn, torch.no_grad():
-                found += self._judge(collate(graphs, pad_id=0, next_token=False, preference=True).to(self._device), graphs)
-        return found
+        node = self._node(prompt_ids, reply)
+        graph = GraphTokens("", tuple(prompt_ids), (node,), ())
+        batch = collate([graph], pad_id=0, next_token=False, preference=True).to(self._device)
+        with self._turn, torch.no_grad():
+            return self._judge(batch, tokens=len(node.reply_ids))
 
     def _node(self, prompt_ids: Sequence[int], reply: str) -> NodeTokens:
         ids = (*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id)
@@ -92,27 +77,19 @@ class Judge:
             )
         return NodeTokens(ids, False, "")
 
-    def _judge(self, batch: GraphBatch, graphs: Sequence[GraphTokens]) -> list[Scores]:
+    def _judge(self, batch: GraphBatch, *, tokens: int) -> Scores:
         decoder, logps = decoder_of(self._model), self._logps
         rows = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
         hidden_SH = decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)
         assert batch.replies_3R is not None
         predict_R, targets_R, node_R = batch.replies_3R
-        logp_N = logps(hidden_SH[predict_R], targets_R, node_R, len(graphs)).tolist()
-        embeddings_NH = pool(hidden_SH, batch)
-        contrast_N = None if self._scorer is None else self._scorer(embeddings_NH).tolist()
-        correct_N = None
+        logp_1 = logps(hidden_SH[predict_R], targets_R, node_R, 1)
+        embedding_1H = pool(hidden_SH, batch)
+        correct = None
         if self._graph is not None:
-            correct_N = self._graph(embeddings_NH, batch.edges_2E).softmax(dim=-1)[:, 1].tolist()
-        return [
-            Scores(
-                logprob=logp_N[place],
-                tokens=len(graph.nodes[0].reply_ids),
-                contrast=None if contrast_N is None else contrast_N[place],
-                correct=None if correct_N is None else correct_N[place],
-            )
-            for place, graph in enumerate(graphs)
-        ]
+            correct = self._graph(embedding_1H, batch.edges_2E).softmax(dim=-1)[0, 1].item()
+        contrast = None if self._scorer is None else self._scorer(embedding_1H).item()
+        return Scores(logprob=logp_1.item(), tokens=tokens, contrast=contrast, correct=correct)
 
     @cached_property
     def _logps(self) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -75,8 +74,8 @@ def _agent(
     engine = agent.engine
     if isinstance(engine, ApiEngine):
         latency = _latency(agent, debate, measured, said)
-        return Agent(agent.name, provider=providers.index(engine.provider), latency=latency)
-    known = (cluster.speeds.get(agent.name, cluster.speed) if cluster else EngineSpeed())
+        return Agent(agent.name, provider=providers.index(engine.provider), latency=latency, max_tokens=agent.sampling.max_tokens)
+    known = cluster.speeds.get(agent.name, cluster.speed) if cluster else EngineSpeed()
     speed = _speed(agent, known, measured, said)
     batching = engine.batching if isinstance(engine, TransformersEngine) else "continuous"
     batch = engine.max_batch_size if isinstance(engine, TransformersEngine) else known.batch
@@ -95,8 +94,8 @@ def _latency(agent: AgentConfig, debate: DebateConfig, measured: Measured | None
         factors = tuple(item.base_s * factor / mean for item in found for factor in item.factors)
         return Latency(mean, factors=factors)
     said.append(
-        f"API agents are taken to answer in {debate.estimate.seconds_per_reply:g} s on average (debate.estimate.seconds_per_reply), "
-        f"lognormal with a spread of {SPREAD:g}."
+        f"API agents are taken to answer in {debate.estimate.seconds_per_reply:g} s on average "
+        f"(debate.estimate.seconds_per_reply), lognormal with a spread of {SPREAD:g}."
     )
     factors = _lognormal(SPREAD)
     return Latency(debate.estimate.seconds_per_reply, factors=factors)
@@ -126,7 +125,7 @@ def _share(agent: AgentConfig, cluster: Cluster) -> float:
     """Of a machine, that a replica takes: of its GPUs or of its vCPUs, whichever is more."""
     placed = cluster.stages.agents
     if placed is None:
-        raise ConfigError(f"Agent {agent.name!r} runs on the cluster, but its file has no stages.agents: name their machines there.")
+        raise ConfigError(f"Agent {agent.name!r} is local, but the cluster file has no stages.agents: name its machines there.")
     node = cluster.type_of(placed)
     if agent.num_gpus > node.gpus or agent.num_cpus > node.vcpus:
         raise ConfigError(
@@ -144,9 +143,7 @@ def _traces(config: RunConfig, debate: DebateConfig, measured: Measured | None, 
         if names == measured.agents and held.protocol == debate.protocol and config.task.name == measured.config.task.name:
             said.append(f"Rounds and tokens are those of {len(measured.traces)} debates of {measured.run}.")
             return measured.traces
-        estimate = debate.estimate.model_copy(
-            update={"agreement": measured.agreement, "reply_tokens": measured.reply_tokens}
-        )
+        estimate = debate.estimate.model_copy(update={"agreement": measured.agreement, "reply_tokens": measured.reply_tokens})
         debate = debate.model_copy(update={"estimate": estimate})
     source = f"measured in {measured.run}" if measured else "debate.estimate"
     said.append(
@@ -216,4 +213,4 @@ def predicted_s(scenario: Scenario, questions: int, *, seed: int = 0) -> float:
 def fit_error(measured: Measured, *, seed: int = 0) -> float:
     """How far the simulator is off on the very run it was calibrated on: predicted over measured, less 1."""
     scenario, _ = build(measured.config, measured=measured)
-    return predicted_s(replace(scenario), measured.questions, seed=seed) / measured.debating_s - 1.0
+    return predicted_s(scenario, measured.questions, seed=seed) / measured.debating_s - 1.0

@@ -8,6 +8,7 @@ its last reply.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -108,7 +109,9 @@ def calibrate(run: str | Path) -> Measured:
         raise ConfigError(f"{root} cannot be calibrated on: its graphs come from a file, it held no debates.")
     facts = manifest["facts"]
     if facts.get("replies already in the store"):
-        raise ConfigError(f"{root} cannot be calibrated on: some replies were there before its last attempt. Use a run in one go.")
+        raise ConfigError(
+            f"{root} cannot be calibrated on: replies were there before its last attempt. Use a run made in one go."
+        )
     stored = list(_stored(root, config))
     names = tuple(agent.name for agent in config.debate.agents)
     debates = _debates(root)
@@ -255,7 +258,7 @@ def _batches(replies: Sequence[Stored], most: int) -> list[tuple[float, int, int
             last[:] = [row.at, last[1] + 1, max(last[2], row.tokens_out), last[3] + row.tokens_in]
         else:
             clusters.append([row.at, 1, row.tokens_out, row.tokens_in])
-    durations = sorted(b[0] - a[0] for a, b in zip(clusters, clusters[1:], strict=False))
+    durations = sorted(b[0] - a[0] for a, b in itertools.pairwise(clusters))
     usual = durations[len(durations) // 2] if durations else 0.0
     merged: list[list[float]] = clusters[:1]
     for cluster in clusters[1:]:
@@ -264,8 +267,7 @@ def _batches(replies: Sequence[Stored], most: int) -> list[tuple[float, int, int
             last[:] = [cluster[0], last[1] + cluster[1], max(last[2], cluster[2]), last[3] + cluster[3]]
         else:
             merged.append(cluster)
-    pairs = zip(merged, merged[1:], strict=False)
-    return [(b[0] - a[0], int(b[1]), int(b[2]), int(b[3])) for a, b in pairs]
+    return [(b[0] - a[0], int(b[1]), int(b[2]), int(b[3])) for a, b in itertools.pairwise(merged)]
 
 
 def _sizes(root: Path, config: RunConfig, stored: Sequence[Stored]) -> Bytes:

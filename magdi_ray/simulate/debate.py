@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from magdi_ray.simulate.events import Loop
 from magdi_ray.simulate.hosting import Hosting, Machines
-from magdi_ray.simulate.providing import CpuLine, Request, Serving
+from magdi_ray.simulate.providing import MARGIN, CpuLine, Request, Serving
 from magdi_ray.simulate.scenario import Call, Scenario, Trace
 
 BLOCK = 64
@@ -152,6 +152,7 @@ class Stage:
 
         request.done = done
         if agent.provider is not None:
+            request.reserved = int(MARGIN * call.tokens_in) + max(call.tokens_out, agent.max_tokens)
             request.stale = lambda: held.epoch != epoch
             self.servings[agent.provider].ask(request)
         else:

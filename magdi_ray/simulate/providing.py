@@ -14,6 +14,9 @@ MAX_ATTEMPTS = 6
 """`ApiEngine.max_attempts` unless configured."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 60.0
 """Of a refusal: `agents.api.BACKOFF_S`."""
+MARGIN = 1.1
+"""Of the tokens reserved for a prompt (`agents.api.MARGIN`)."""
+TICK_S = 1e-6
 UNKNOWN_S = 0.02
 """A wait of the limiter that only the end of a call can end; every end of a call has it decide again."""
 
@@ -21,13 +24,14 @@ UNKNOWN_S = 0.02
 class Request:
     """One call on its way. `stale()` tells that whoever asked is gone."""
 
-    __slots__ = ("arrived", "attempts", "done", "latency", "serial", "stale", "tokens_in", "tokens_out", "worker")
+    __slots__ = ("attempts", "done", "latency", "reserved", "serial", "stale", "tokens_in", "tokens_out", "worker")
 
     def __init__(self, serial: int, tokens: tuple[int, int], latency: Latency | None, worker: CpuLine) -> None:
         self.serial, self.latency, self.worker = serial, latency, worker
         self.tokens_in, self.tokens_out = tokens
+        self.reserved = sum(tokens)
+        """Upper bound of its tokens, which the limiter takes for real until it is told."""
         self.attempts = 0
-        self.arrived = 0.0
         self.done: Callable[[bool], None] = _nobody
         self.stale: Callable[[], bool] = _never
 
@@ -57,10 +61,10 @@ class CpuLine:
 class Serving:
     """One provider and the line in front of it."""
 
-    def __init__(self, loop: Loop, provider: Provider, overheads: Overheads, rng: random.Random, *, capped: bool = True) -> None:
+    def __init__(self, loop: Loop, provider: Provider, overheads: Overheads, rng: random.Random) -> None:
         self.loop, self.provider, self.overheads, self.rng = loop, provider, overheads, rng
         self.pace = Pace(provider.limits, clock=loop.clock)
-        self.capacity = provider.capacity if capped else None
+        self.capacity = provider.capacity
         self.requests: dict[int, Request] = {}
         self.busy = 0
         self.busy_s = 0.0
@@ -75,7 +79,7 @@ class Serving:
     def ask(self, request: Request) -> None:
         """Get into the limiter's line."""
         self.requests[request.serial] = request
-        self.pace.ask(request.serial, request.tokens_in + request.tokens_out)
+        self.pace.ask(request.serial, request.reserved)
         self._soon()
 
     def _soon(self, delay: float = 0.0) -> None:
@@ -103,7 +107,9 @@ class Serving:
             sent = request.worker.take(self.loop.now, self.overheads.call_s)
             self.loop.at(sent, self._arrive, request)
         if pace.head() is not None and (delay > UNKNOWN_S or pace.out < pace.concurrency):
-            self._soon(delay)
+            # At the very moment at which a window ends, rounding decides whether it has: unlike a real clock, this one could
+            # stand there.
+            self._soon(delay + TICK_S)
 
     def _arrive(self, request: Request) -> None:
         now = self.loop.now

@@ -69,7 +69,7 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Seconds of a local replica: `start + prefill x tokens read + (step + sequence x n) x tokens of the longest reply`, n together."""
+    """Seconds of a batch: `start + prefill x tokens read + (step + sequence x rows) x tokens of the longest reply`."""
 
     start_s: float
     """Of a batch, whatever is in it."""
@@ -118,6 +118,8 @@ class Agent:
     provider: int | None = None
     latency: Latency | None = None
     pool: Pool | None = None
+    max_tokens: int = 0
+    """Of a reply; so many are reserved at the limiter until the real number is known."""
 
 
 @dataclass(frozen=True, slots=True)

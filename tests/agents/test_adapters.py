@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from magdi_ray.agents.adapters import Adapters, read_adapter
+from magdi_ray.agents.adapters import AdaptedLinear, Adapters, LowRank, Present, check_tokenizer, read_adapter
 from magdi_ray.agents.base import PromptError
 from magdi_ray.agents.continuous import ContinuousAgent
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt
@@ -170,3 +171,57 @@ def test_weights_that_only_peft_applies_are_refused(directories: dict[str, str],
     )
     with pytest.raises(ConfigError, match="lora_embedding_A"):
         read_adapter("mine", str(tmp_path))
+
+
+def adapted(*, reads_ends: bool = False) -> AdaptedLinear:
+    """Adds the sum of two inputs to nothing, for adapter 0."""
+    layer = AdaptedLinear(torch.nn.Linear(2, 1, bias=False), Present(), name="some.layer", reads_ends=reads_ends)
+    layer.base.weight.data.zero_()
+    layer.put(0, LowRank(torch.ones(1, 2), torch.ones(1, 1), 1.0))
+    return layer
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 2), (1, 3, 2), (2, 4, 2), (1, 1, 2), (3, 2)])
+def test_a_layer_that_reads_other_tokens_than_the_step_s_is_an_error_and_not_adapted_anywhere(shape: tuple[int, ...]) -> None:
+    layer = adapted()
+    steps: list[list[tuple[int | None, int, bool]]] = [[(0, 3, True), (None, 1, True)], [(None, 3, True), (None, 1, False)]]
+    for step in steps:  # whether anybody asks for the adapter or not
+        layer.present.enter(step)
+        with pytest.raises(RuntimeError, match=r"some\.layer has to read the 4 tokens of a step, found an input of shape"):
+            layer(torch.ones(shape))
+        assert layer(torch.ones(1, 4, 2)).flatten().tolist() == ([2, 2, 2, 0] if step[0][0] == 0 else [0] * 4)
+
+
+def test_the_head_reads_the_last_tokens_of_rows_that_go_on_even_where_all_rows_read_one_token() -> None:
+    head = adapted(reads_ends=True)
+    head.present.enter([(0, 1, False), (None, 1, True)])  # the first row goes on reading its prompt
+    assert head(torch.ones(1, 2, 2)).flatten().tolist()[:1] == [0]
+    head.present.enter([(None, 1, False), (0, 1, True)])
+    assert head(torch.ones(1, 2, 2)).flatten().tolist()[:1] == [2]
+    head.present.enter([(0, 5, True), (None, 1, True)])
+    with pytest.raises(RuntimeError, match="has to read the 2 tokens"):
+        head(torch.ones(1, 6, 2))
+
+
+def test_an_adapter_may_bring_its_base_s_tokenizer_and_no_other(directories: dict[str, str], tmp_path: Path) -> None:
+    folder, tokenizer = str(tmp_path / "plain"), AutoTokenizer.from_pretrained(resolve_model(MODEL))
+    shutil.copytree(directories["plain"], folder)
+
+    def check(**changes: str) -> None:
+        own = AutoTokenizer.from_pretrained(resolve_model(MODEL))
+        for name, value in changes.items():
+            setattr(own, name, value)
+        own.save_pretrained(folder)
+        check_tokenizer("mine", folder, base=MODEL, tokenizer=tokenizer)
+
+    check_tokenizer("mine", folder, base=MODEL, tokenizer=tokenizer)  # it brings none
+    check()
+    for changes, part in [
+        ({"chat_template": "{{ messages }}"}, "the chat template in"),
+        ({"pad_token": "<|new|>"}, "the vocabulary in"),
+        ({"eos_token": "<|user|>"}, "the begin or end of sequence in"),
+    ]:
+        with pytest.raises(ConfigError, match=rf"(?s)'mine'.*{part} .*plain is not that of its base {MODEL}"):
+            check(**changes)
+    with pytest.raises(ConfigError, match="'mine'"):
+        ContinuousAgent(TransformersEngine(type="transformers", model=MODEL), adapters={"mine": folder})

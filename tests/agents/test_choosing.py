@@ -26,9 +26,13 @@ def step(chooser: RowChooser, names: list[str], logits_BV: torch.Tensor, *, sile
     return chooser(torch.empty(0), logits_BV.clone(), torch.empty(0)).argmax(dim=-1).tolist()
 
 
-def make(rows: dict[str, Row], delivered: list[list[str]] | None = None) -> RowChooser:
-    seen = [] if delivered is None else delivered
-    return RowChooser(rows, end_ids=frozenset({0}), deliver=lambda written: seen.append([name for name, _ in written]))
+def make(rows: dict[str, Row], delivered: list[list[str]] | None = None, abandoned: list[str] | None = None) -> RowChooser:
+    seen, left = ([] if some is None else some for some in (delivered, abandoned))
+
+    def deliver(written: list[tuple[str, Row]]) -> None:
+        seen.append([name for name, _ in written])
+
+    return RowChooser(rows, end_ids=frozenset({0}), deliver=deliver, abandon=left.append)
 
 
 def logits(steps: int, rows: int) -> torch.Tensor:
@@ -49,7 +53,7 @@ def test_tokens_are_those_of_the_dynamic_engine_for_the_same_sampling() -> None:
         for place in range(30)
     ]
     rows = {str(place): Row(Decoding(**dict(sampling))) for place, sampling in enumerate(samplings)}
-    chooser = RowChooser(rows, end_ids=frozenset(), deliver=lambda _: None)
+    chooser = RowChooser(rows, end_ids=frozenset(), deliver=lambda _: None, abandon=lambda _: None)
     assert [step(chooser, list(rows), numbers[place]) for place in range(30)] == expected
     assert len({tuple(column) for column in zip(*expected, strict=True)}) == 4
 
@@ -105,6 +109,13 @@ def test_rows_that_still_read_or_that_nobody_waits_for_get_and_cost_nothing() ->
     assert delivered == [["b"]]
     assert chooser.tokens_generated == 2
     assert rows["a"].started_s is not None
+
+
+def test_a_request_that_is_read_for_nobody_is_taken_out_again_and_the_others_are_not() -> None:
+    abandoned: list[str] = []
+    chooser = make({"a": Row(Decoding())}, abandoned=abandoned)
+    step(chooser, ["gone", "a", "reading"], logits(1, 3)[0], silent=("reading",))
+    assert abandoned == ["gone", "reading"]
 
 
 def test_a_row_ends_at_its_end_token_or_its_length_and_says_which() -> None:

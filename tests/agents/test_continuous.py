@@ -12,18 +12,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers.generation.continuous_batching import continuous_api
 
 from magdi_ray.agents.base import ContextLengthError, Message, PromptError, Reply, Sampling
 from magdi_ray.agents.continuous import ContinuousAgent, cache_blocks
+from magdi_ray.agents.desk import Ticket
 from magdi_ray.agents.load import load_engine
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt, joined
 from magdi_ray.agents.transformers import TransformersAgent
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.errors import EngineError
+from magdi_ray.errors import ConfigError, EngineError
 
 PROMPTS = [f"Mia has {i} apples and buys {j} more. How many does she have?" for i in range(2, 7) for j in (2, 5)]
 
@@ -211,6 +214,38 @@ def test_a_reply_that_nobody_waits_for_is_decoded_no_further(endless: Continuous
     assert 0 < asyncio.run(run()) < 200
 
 
+def test_a_caller_that_leaves_while_its_request_is_fetched_leaves_no_row_behind(
+    endless: ContinuousAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drain, desk, ids = continuous_api.drain_queue, endless._desk, endless.encode(prompt(PROMPTS[0]))
+    left: list[str] = []
+
+    def ask_and_leave_between(queue: Any) -> list[Any]:
+        """The loop fetches requests first, and cancellations then."""
+        fetched = drain(queue)
+        if queue is desk._manager.input_queue and not left:
+            name = desk._enter(ids, ticket)
+            assert name is not None
+            left.append(name)
+            desk.leave(name)
+        return fetched
+
+    async def run() -> None:
+        nonlocal ticket
+        ticket = Ticket(Decoding(max_tokens=400))
+        before = endless.tokens_generated
+        monkeypatch.setattr(continuous_api, "drain_queue", ask_and_leave_between)
+        desk._manager._wake_up_loop.set()
+        while endless.tokens_generated == before:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        assert endless.tokens_generated - before == 1
+
+    ticket: Any = None
+    asyncio.run(asyncio.wait_for(run(), 30.0))
+    assert left
+
+
 def test_a_stop_string_ends_the_decoding_too(endless: ContinuousAgent) -> None:
     async def run() -> tuple[Piece, int]:
         before = endless.tokens_generated
@@ -285,6 +320,38 @@ def test_the_cache_has_room_for_every_row_or_for_one_as_long_as_the_context() ->
     assert cache_blocks(4, 100_000) == 391
     assert cache_blocks(64, 100_000) == 64 * 8
     assert cache_blocks(4, None) == 32
+
+
+@pytest.mark.parametrize("batching", ["dynamic", "continuous"])
+def test_a_lower_context_length_bounds_prompts_and_replies(batching: str) -> None:
+    engine = load_engine(teacher("ada", batching=batching, max_batch_size=2, context_length=40))
+    assert isinstance(engine, TransformersAgent)
+    assert len(ask(engine, ["apples"], Sampling(max_tokens=20))) == 1
+    with pytest.raises(ContextLengthError, match=r"exceed the 40 tokens that .*ada \(with its context_length\) can read"):
+        ask(engine, ["apples " * 30], Sampling(max_tokens=20))
+    if isinstance(engine, ContinuousAgent):
+        assert engine._desk._manager.batch_processor.cache.num_blocks == 2
+        engine.close()
+
+
+def test_a_context_length_above_the_model_s_own_is_refused() -> None:
+    with pytest.raises(ConfigError, match="reads 512 tokens at most; context_length=513 exceeds that"):
+        TransformersAgent(teacher("ada", context_length=513))
+
+
+def test_a_model_that_cannot_be_batched_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("magdi_ray.agents.continuous.use_rows", full)
+    with pytest.raises(EngineError, match=r"no room.*a max_batch_size below 3 or a context_length below 512"):
+        ContinuousAgent(teacher("ada", max_batch_size=3))
+
+
+def test_a_prompt_s_text_is_in_no_error(ada: ContinuousAgent) -> None:
+    with pytest.raises(PromptError) as caught:
+        ada.encode(Prompt(text="   \t"))
+    assert str(caught.value) == "The prompt's text has no token to continue from."
 
 
 def test_a_forgotten_engine_does_not_keep_the_process_alive() -> None:

@@ -179,3 +179,28 @@ def test_a_stop_string_s_tokens_are_counted_and_not_told(seed: int) -> None:
     assert decode_text(tokenizer, ids[: whole.tokens_out]).startswith(whole.text + "4 👩")
     assert (whole.finish_reason, whole.tokens_in) == ("stop", 7)
     assert whole.confidence == pytest.approx(0.6065, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_token_s_offset_is_where_its_text_begins_and_special_tokens_are_no_text(seed: int) -> None:
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    ids = tokenizer("<think>Two<think> €ten<think>", add_special_tokens=False)["input_ids"]
+    whole = joined(read(tokenizer, ids, Decoding(top_logprobs=0, max_tokens=len(ids)), seed=seed))
+    assert whole.text == "Two €ten"
+    assert [token.text for token in whole.logprobs].count("<think>") == 3
+    raws = [b"" if token.text == "<think>" else token.raw for token in whole.logprobs]
+    expected = [len(b"".join(raws[:place]).decode(errors="ignore")) for place in range(len(raws))]
+    assert [token.offset for token in whole.logprobs] == expected
+
+
+def test_offsets_are_of_the_text_that_is_written_spaces_between_tokens_included() -> None:
+    tokenizer = sentencepiece()
+    ids = tokenizer.convert_tokens_to_ids(["▁Two", "▁says", "</s>", "▁2"])
+    row = Row(Decoding(top_logprobs=0, max_tokens=4))
+    for id in ids:
+        row.add(id, -0.5, None, end_ids=frozenset())
+    scribe = Scribe(row, 1, decode=lambda some: decode_text(tokenizer, some), spelling=Spelling(tokenizer), ends=frozenset())
+    piece = scribe.read()
+    assert piece is not None
+    assert (piece.text, [token.offset for token in piece.logprobs]) == ("Two says 2", [0, 3, 8, 8])

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from magdi_ray.config import RunConfig, config_schema, content_hash, dump_config, load_config
 from magdi_ray.config.base import shaping
+from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,6 +32,13 @@ def load(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
     path = tmp_path / "run.yaml"
     path.write_text(text)
     return load_config(path, overrides)
+
+
+def test_an_engine_s_context_length_shapes_replies_only_where_it_is_set() -> None:
+    assert TransformersEngine(type="transformers", model="m").request() == {"type": "transformers", "model": "m"}
+    assert TransformersEngine(type="transformers", model="m", context_length=64).request()["context_length"] == 64
+    with pytest.raises(ValidationError, match="context_length"):
+        TransformersEngine(type="transformers", model="m", context_length=1)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

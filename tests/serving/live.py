@@ -105,13 +105,14 @@ def serving(directory: str | Path, *settings: str, temp: Path) -> Iterator[Live]
             wait_ready(live)
             yield live
         finally:
-            family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+            family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=30)
             for one in family:
                 with suppress(psutil.Error):
                     one.kill()
+            process.kill()
             process.wait()
 
 

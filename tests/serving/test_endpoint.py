@@ -117,6 +117,25 @@ def test_a_new_version_takes_over_under_load_without_a_failed_request(live: Live
     assert before.isdisjoint(worker.pid for worker in live.workers("student"))
 
 
+def test_a_version_that_cannot_start_leaves_the_old_one_at_work(live: Live) -> None:
+    weights = live.model / "model.safetensors"
+    whole, before = weights.read_bytes(), {worker.pid for worker in live.workers("student")}
+    question = asking("kim", max_tokens=4)
+    said = httpx.post(f"{live.url}/v1/chat/completions", json=question, timeout=60).json()["choices"]
+    weights.write_bytes(b"no weights")  # in place, over what the running copy has read
+    try:
+        live.deploy_anew()
+        assert "not deployed: Engine 'student' cannot start" in live.log.read_text()
+        for _ in range(10):
+            answer = httpx.post(f"{live.url}/v1/chat/completions", json=question, timeout=60)
+            assert (answer.status_code, answer.json()["choices"]) == (200, said)
+        assert before <= {worker.pid for worker in live.workers("student")}
+    finally:
+        weights.write_bytes(whole)
+    live.deploy_anew()
+    assert httpx.post(f"{live.url}/v1/chat/completions", json=question, timeout=60).json()["choices"] == said
+
+
 def test_clients_that_leave_end_the_generation_and_leave_nothing_behind(live: Live) -> None:
     async def leave(client: httpx.AsyncClient) -> None:
         async with client.stream("POST", "/v1/chat/completions", json=asking("kim", stream=True, max_tokens=480)) as response:
@@ -160,3 +179,18 @@ def test_a_full_queue_is_told_and_the_clients_own_retry_succeeds(live: Live) -> 
     assert {answer.status_code for answer in refused} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 and answer.json()["error"]["code"] == "overloaded" for answer in refused)
     assert [reply.usage.completion_tokens for reply in retried] == [20] * 12
+
+
+def test_requests_under_way_are_answered_when_it_is_told_to_stop(live: Live) -> None:
+    """The last of the file: nothing is served afterwards."""
+
+    async def run() -> list[httpx.Response]:
+        async with client_of(live) as client:
+            sent = [client.post("/v1/chat/completions", json=asking("kim", max_tokens=400)) for _ in range(8)]
+            answers = asyncio.gather(*sent)
+            await asyncio.sleep(0.3)
+            live.process.terminate()
+            return await answers
+
+    assert [answer.status_code for answer in asyncio.run(run())] == [200] * 8
+    assert live.process.wait(timeout=60) == 0

@@ -10,10 +10,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from magdi_ray import __version__
 from magdi_ray.serving.backend import Backend
+from magdi_ray.serving.door.body import BUFFERED_BYTES
 from magdi_ray.serving.door.chat import chat_router
 from magdi_ray.serving.door.completions import completions_router
 from magdi_ray.serving.door.describe import describe
 from magdi_ray.serving.door.errors import speak_openai
+from magdi_ray.serving.door.gate import Gate
 from magdi_ray.serving.door.middleware import Doorway, Guard
 from magdi_ray.serving.door.models import models_router
 from magdi_ray.serving.door.score import score_router
@@ -48,7 +50,8 @@ def create_api(
     endpoint = settings.endpoint
     api = FastAPI(title="magdi_ray student", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     limits = limits or Limits(doors=endpoint.doors)
-    api.state.door = Door(backend, settings, keys, ensemble, limits, recorder)
+    draws, bodies = Gate(settings.capacity), Gate(BUFFERED_BYTES)
+    api.state.door = Door(backend, settings, keys, ensemble, limits, recorder, draws, bodies)
     for router in (models_router, chat_router, completions_router, score_router, *extra_routes):
         api.include_router(router)
     speak_openai(api)

@@ -10,12 +10,19 @@ from fastapi import Request
 from pydantic import ValidationError
 
 from magdi_ray.serving.door.errors import ClientGone
+from magdi_ray.serving.door.gate import Gate
 from magdi_ray.serving.door.settings import door_of, visit_of
 from magdi_ray.serving.wire.errors import ApiError, explain_invalid
 from magdi_ray.serving.wire.fields import Body
 
 MAX_FIELDS = 256
 """Of one JSON object."""
+
+READ_S = 30.0
+"""A body has to be here by then; the request's own deadline may well come first."""
+
+BUFFERED_BYTES = 256 << 20
+"""Of all bodies that are being read at one door; who would exceed them is told to come again."""
 
 DRAINED_BYTES = 64 << 20
 DRAIN_S = 5.0
@@ -30,16 +37,43 @@ async def read_request(request: Request, kind: type[T]) -> T:
 
     Raises:
         ApiError: 400, 408, 413, 415.
+        BusyError: too much is being read from others.
         ClientGone: it left before it had sent all.
     """
     _check_headers(request)
-    limit = door_of(request).settings.endpoint.max_body_bytes
+    door = door_of(request)
+    deadline = min(visit_of(request).deadline, asyncio.get_running_loop().time() + READ_S)
+    held = Held(door.bodies)
     try:
-        async with asyncio.timeout_at(visit_of(request).deadline):
-            raw = await _read(request, limit)
+        async with asyncio.timeout_at(deadline):
+            raw = await _read(request, door.settings.endpoint.max_body_bytes, held)
+        return parse(raw, kind)
     except TimeoutError:
         raise ApiError(408, "The body did not arrive in time.", code="timeout") from None
-    return parse(raw, kind)
+    finally:
+        held.release()
+
+
+class Held:
+    """The bytes of one body, as they come."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self.size = 0
+
+    def add(self, size: int) -> None:
+        """Some more are there.
+
+        Raises:
+            BusyError: there is no room for them.
+        """
+        self._gate.enter(size, held=self.size, what="bytes of bodies")
+        self.size += size
+
+    def release(self) -> None:
+        """They are read, or given up."""
+        self._gate.leave(self.size)
+        self.size = 0
 
 
 def parse(raw: bytes, kind: type[T]) -> T:
@@ -91,7 +125,7 @@ def _check_headers(request: Request) -> None:
         )
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, held: Held) -> bytes:
     length = request.headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         raise ApiError(400, f"Content-Length must be a number of bytes, found {length[:100]!r}.", code="invalid_value")
@@ -99,17 +133,18 @@ async def _read(request: Request, limit: int) -> bytes:
     if too_large and request.headers.get("expect", "").lower() == "100-continue":
         raise _too_large(limit)  # it waits for our word before it sends anything
     parts: list[bytes] = []
-    size = 0
     while not too_large:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone
         parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        too_large = size > limit
+        held.add(len(parts[-1]))
+        too_large = held.size > limit
         if not too_large and not message.get("more_body", False):
             return b"".join(parts)
     if not parts or message.get("more_body", False):
+        parts.clear()
+        held.release()
         await _drain(request)
     raise _too_large(limit)
 

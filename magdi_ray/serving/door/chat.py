@@ -7,9 +7,8 @@ from fastapi import APIRouter, Request, Response
 from magdi_ray.serving.door.body import read_request
 from magdi_ray.serving.door.describe import described
 from magdi_ray.serving.door.entrance import enter
-from magdi_ray.serving.door.replies import Order, in_time, note, streamed, take_order, whole
+from magdi_ray.serving.door.replies import Order, in_time, note, streamed, take_order, tally_of, whole
 from magdi_ray.serving.door.settings import Door, door_of, visit_of
-from magdi_ray.serving.door.sse import Tally
 from magdi_ray.serving.ensemble import Ensemble, Ensembled
 from magdi_ray.serving.wire.chat import ChatChunk, ChatChunks, ChatRequest, ChatResponse
 from magdi_ray.serving.wire.errors import ApiError
@@ -76,10 +75,13 @@ async def voted(request: Request, door: Door, order: Order, ensemble: Ensemble, 
         EngineError: there was no reply.
     """
     visit = visit_of(request)
-    try:
-        result = await in_time(ensemble.ask(order.prompts[0], order.decoding, magdi.wish()), request, door)
-        note(door, visit, order, Tally(1, [result.piece]), complete=result.escalated is None)
+    meter = order.meter
+    with meter.asking(meter.reserved):
+        asked = ensemble.ask(order.prompts[0], order.decoding, magdi.wish(), drawn=meter.drawn)
+        result = await in_time(asked, request, door)
+        note(door, visit, order, tally_of(door, 1, [result.piece]), complete=result.escalated is None)
         door.recorder.agreed(model=visit.model or "", share=result.agreement, escalated=result.escalated is not None)
-    finally:
-        order.meter.settle()
+        if result.escalated is not None and not result.escalated.stored:
+            meter.used += result.escalated.tokens_in + result.escalated.tokens_out
+    meter.settle()
     return result

@@ -40,13 +40,14 @@ async def completions(request: Request) -> Response:
 
 
 def check_choices(door: Door, prompts: int, choices: int) -> None:
-    """Refuse a request that the queue cannot hold even when it is empty: trying again would never help.
+    """Refuse a request of more choices than the door holds: trying again would never help, and alone it would lock out all others.
 
     Raises:
         ApiError: 400.
     """
-    endpoint = door.settings.endpoint
-    most = max(endpoint.max_queued, endpoint.max_n)
+    if door.settings.capacity is None:
+        return
+    most = max(door.settings.capacity, door.settings.endpoint.max_n)
     if choices * prompts > most:
         found = f"{prompts} prompts with n={choices}"
         raise ApiError(400, f"prompt: at most {most} choices in one request, found {found}.", "prompt", "invalid_value")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 
+from magdi_ray.agents.base import BusyError
 from magdi_ray.serving.access import Visit
+from magdi_ray.serving.door.errors import ClientGone
+from magdi_ray.serving.door.gate import Gate
 from magdi_ray.serving.door.settings import Door, DoorSettings, door_of, visit_of
 from magdi_ray.serving.limits import Account, Refusal
 from magdi_ray.serving.wire.errors import ApiError
@@ -71,26 +76,54 @@ def limited(refusal: Refusal) -> ApiError:
 
 @dataclass(slots=True)
 class Meter:
-    """The tokens of one request: reserved while it runs, settled when it ends."""
+    """What one request takes while it runs, its tokens and its place in the door, and what it is charged when it ends."""
 
     account: Account
-    visit: Visit
     reserved: float
+    """Tokens."""
+    prompt: float
+    """Tokens of the prompts, estimated."""
+    gate: Gate
+    draws: int
+    """Replies that it keeps under way."""
     used: float = 0.0
     open: bool = True
 
+    @contextmanager
+    def asking(self, unknown: float) -> Iterator[None]:
+        """Around asking the backend. Whoever leaves meanwhile, or takes too long, is charged `unknown`, unless `used` was told by
+        then; what fails is free."""
+        self.used = unknown
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, (ClientGone, ApiError)):
+                self.used = 0.0  # neither did the client leave nor was its time over
+            self.settle()
+            raise
+
+    def drawn(self) -> None:
+        """No reply is under way any more."""
+        self.gate.leave(self.draws)
+        self.draws = 0
+
     def settle(self) -> None:
-        """Charge what was used, once."""
+        """Give up the place, and charge what was used; once."""
+        self.drawn()
         if self.open:
             self.open = False
             self.account.settle(self.reserved, self.used)
 
 
-def reserve(account: Account, visit: Visit, *, characters: int, longest: int | None, default: int, replies: int) -> Meter:
-    """Reserve the tokens a request may use.
+def reserve(
+    account: Account, visit: Visit, gate: Gate, *, characters: int, longest: int | None, default: int, replies: int
+) -> Meter:
+    """Reserve the tokens a request may use, and its place in the door: that of `replies` draws (0 is one judgement). Both are
+    given back when the request ends, if not before.
 
     Raises:
         ApiError: 429; 400 where it asks for more than its key has in a whole minute.
+        BusyError: the door is full.
     """
     prompt = characters / CHARACTERS_A_TOKEN
     wanted = prompt + (longest or default) * replies
@@ -98,7 +131,16 @@ def reserve(account: Account, visit: Visit, *, characters: int, longest: int | N
     visit.headers = account.headers()
     if refusal is not None:
         raise limited(refusal)
-    return Meter(account, visit, reserved)
+    draws = max(1, replies)
+    try:
+        gate.enter(draws)
+    except BusyError:
+        account.settle(reserved, 0.0)
+        visit.headers = account.headers()
+        raise
+    meter = Meter(account, reserved, prompt, gate, draws)
+    visit.at_end.append(meter.settle)
+    return meter
 
 
 def resolve(settings: DoorSettings, name: str, visit: Visit) -> str | None:

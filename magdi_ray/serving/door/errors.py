@@ -78,13 +78,13 @@ def speak_openai(api: FastAPI) -> None:
 
     async def refused(request: Request, error: Exception) -> Response:
         visit = visit_of(request)
-        field = "prompt" if request.url.path.endswith("/v1/completions") else "messages"
+        field = "prompt" if request.scope["path"].endswith("/v1/completions") else "messages"
         return answer(as_api_error(error, visit, prompt_field=field), visit)
 
     async def routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
-        message = f"{request.method} {request.url.path[:200]}: {error.detail}."
+        message = f"{request.method} {request.scope["path"][:200]}: {error.detail}."
         told = ApiError(error.status_code, message, code=codes.get(error.status_code), headers=error.headers or {})
         return answer(told, visit_of(request))
 

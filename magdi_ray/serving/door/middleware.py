@@ -48,6 +48,8 @@ class Doorway:
         try:
             await self._app(scope, receive, sending)
         finally:
+            for done in visit.at_end:
+                done()
             visit.status = visit.status or GONE
             route = getattr(scope.get("route"), "path", "other")
             seconds = visit.elapsed()

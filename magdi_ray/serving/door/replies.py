@@ -62,6 +62,7 @@ def take_order(
 
     Raises:
         ApiError: 400, 404, 429.
+        BusyError: the door is full.
     """
     visit, settings = visit_of(request), door.settings
     adapter = resolve(settings, body.model, visit)
@@ -70,6 +71,7 @@ def take_order(
     meter = reserve(
         account,
         visit,
+        door.draws,
         characters=characters(prompts),
         longest=body.longest,
         default=default,
@@ -110,13 +112,17 @@ async def whole(request: Request, door: Door, order: Order) -> list[Piece]:
         ClientGone: the client left; nothing is generated any more.
         EngineError: one of them could not be had.
     """
-    try:
+    with order.meter.asking(order.meter.reserved):
         work = (door.backend.complete(prompt, decoding) for prompt, decoding in order.work())
         pieces = await in_time(all_of(work), request, door)
-        note(door, visit_of(request), order, Tally(order.per_prompt, pieces), complete=True)
-    finally:
-        order.meter.settle()
+        note(door, visit_of(request), order, tally_of(door, order.per_prompt, pieces), complete=True)
+    order.meter.settle()
     return pieces
+
+
+def tally_of(door: Door, per_prompt: int, pieces: Sequence[Piece] = ()) -> Tally:
+    """A tally that keeps texts only where they are to be logged."""
+    return Tally(per_prompt, pieces, texts=door.settings.endpoint.log_prompts)
 
 
 async def streamed(request: Request, door: Door, order: Order, chunks: Chunks, *, counts: bool) -> EventStream:
@@ -131,26 +137,28 @@ async def streamed(request: Request, door: Door, order: Order, chunks: Chunks, *
     visit = visit_of(request)
     merged = Merged([door.backend.stream(prompt, decoding) for prompt, decoding in order.work()], request.receive)
 
-    def done(tally: Tally, complete: bool) -> None:
+    def done(tally: Tally, complete: bool, failed: bool) -> None:
         note(door, visit, order, tally, complete=complete)
+        if failed:
+            order.meter.used = 0.0
         order.meter.settle()
 
     timeout_s = door.settings.endpoint.request_timeout_s
     first: list[tuple[int, Piece]] | None = None
-    try:
-        async with asyncio.timeout_at(visit.deadline) as limit:
-            first = await merged.batch()
-    except TimeoutError:
-        if not limit.expired():
-            raise  # the backend's own
-        raise too_late(timeout_s) from None
-    finally:
-        if first is None:
-            order.meter.settle()
-            await merged.close()
+    with order.meter.asking(order.meter.prompt):  # before the first piece nothing is written
+        try:
+            async with asyncio.timeout_at(visit.deadline) as limit:
+                first = await merged.batch()
+        except TimeoutError:
+            if not limit.expired():
+                raise  # the backend's own
+            raise too_late(timeout_s) from None
+        finally:
+            if first is None:
+                await merged.close()
     visit.first_s = visit.elapsed()
     door.recorder.first_piece(model=visit.model or "", seconds=visit.first_s)
-    tally = Tally(order.per_prompt)
+    tally = tally_of(door, order.per_prompt)
     return EventStream(merged, first, chunks, tally=tally, visit=visit, timeout_s=timeout_s, counts=counts, done=done)
 
 
@@ -164,4 +172,4 @@ def note(door: Door, visit: Visit, order: Order, tally: Tally, *, complete: bool
     if complete and order.question and door.settings.debate_tokens is not None:
         door.recorder.saved(model=model, tokens=max(0.0, door.settings.debate_tokens - visit.tokens_out))
     if door.settings.endpoint.log_prompts:
-        visit.texts["reply"] = ["".join(tally.texts[index]) for index in sorted(tally.texts)]
+        visit.texts["reply"] = tally.replies()

@@ -23,13 +23,12 @@ async def score(request: Request) -> Response:
     adapter = resolve(door.settings, body.model, visit)
     prompt = body.prompt()
     asked = characters([prompt])
-    meter = reserve(account, visit, characters=asked + len(body.reply), longest=None, default=0, replies=0)
+    meter = reserve(account, visit, door.draws, characters=asked + len(body.reply), longest=None, default=0, replies=0)
     if door.settings.endpoint.log_prompts:
         visit.texts |= {"prompt": [shown(prompt)], "rated": body.reply}
-    try:
+    with meter.asking(meter.reserved):
         scores = await in_time(door.backend.score(prompt, body.reply, adapter), request, door)
         # The reply's tokens are counted, the prompt's estimated: a backend does not tell them.
         meter.used = asked / CHARACTERS_A_TOKEN + scores.tokens
-    finally:
-        meter.settle()
+    meter.settle()
     return Response(ScoreResponse.of(body.model, scores).model_dump_json(), media_type="application/json")

@@ -9,6 +9,7 @@ from fastapi import Request
 from magdi_ray.config.serving import Endpoint
 from magdi_ray.serving.access import Visit
 from magdi_ray.serving.backend import Backend
+from magdi_ray.serving.door.gate import Gate
 from magdi_ray.serving.ensemble import Ensemble
 from magdi_ray.serving.keys import KeyRing
 from magdi_ray.serving.limits import Limits
@@ -34,6 +35,8 @@ class DoorSettings:
     """Tokens the teachers generate for a question, on average; None where that is unknown."""
     proxied: bool = False
     """A proxy before this door tells clients their request id, as Ray Serve's does: it is taken over, and not told twice."""
+    capacity: int | None = None
+    """Replies that are drawn at once, or wait to be, for all requests of this door together; None: unbounded."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -58,6 +61,10 @@ class Door:
     """None where no task says how answers are read."""
     limits: Limits
     recorder: Recorder
+    draws: Gate
+    """Replies that are drawn for requests."""
+    bodies: Gate
+    """Bytes of bodies that are being read."""
 
 
 def door_of(request: Request) -> Door:

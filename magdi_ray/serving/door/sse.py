@@ -39,13 +39,13 @@ class Chunks(Protocol):
 class Tally:
     """Token counts of all choices of a stream, so far."""
 
-    def __init__(self, per_prompt: int, pieces: Sequence[Piece] = ()) -> None:
-        """With one whole reply a choice, or with none yet."""
+    def __init__(self, per_prompt: int, pieces: Sequence[Piece] = (), *, texts: bool) -> None:
+        """With one whole reply a choice, or with none yet; `texts` are kept where they are to be logged."""
         self._per_prompt = per_prompt
         self._last: dict[int, Piece] = {}
         self.queued_s = 0.0
         """The longest wait of a prompt."""
-        self.texts: dict[int, list[str]] = {}
+        self._texts: dict[int, list[str]] | None = {} if texts else None
         for index, piece in enumerate(pieces):
             self.add(index, piece)
 
@@ -53,7 +53,12 @@ class Tally:
         """Note a choice's piece."""
         self._last[index] = piece
         self.queued_s = max(self.queued_s, piece.queued_s)
-        self.texts.setdefault(index, []).append(piece.text)
+        if self._texts is not None:
+            self._texts.setdefault(index, []).append(piece.text)
+
+    def replies(self) -> list[str]:
+        """The texts in the order of the choices; none where they are not kept."""
+        return ["".join(parts) for _, parts in sorted((self._texts or {}).items())]
 
     @property
     def tokens_in(self) -> int:
@@ -84,9 +89,9 @@ class EventStream(Response):
         visit: Visit,
         timeout_s: float,
         counts: bool,
-        done: Callable[[Tally, bool], None],
+        done: Callable[[Tally, bool, bool], None],
     ) -> None:
-        """`done` is called once, at the end, with whether all was well."""
+        """`done` is called once, at the end, with whether all was sent, and whether it was not through a fault of ours."""
         super().__init__(status_code=200, headers=HEADERS)
         del self.headers["content-length"]
         self._merged, self._first, self._chunks, self._tally = merged, first, chunks, tally
@@ -94,19 +99,23 @@ class EventStream(Response):
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it all; ends early where the client leaves, an engine fails or the time is over."""
-        complete = False
+        complete = failed = False
         try:
             async with asyncio.timeout_at(self._visit.deadline) as limit:
                 await self._send_all(partial(sent, send))
                 complete = True
         except TimeoutError as error:
-            await self._fail(send, too_late(self._timeout_s) if limit.expired() else error)
+            failed = not limit.expired()
+            await self._fail(send, error if failed else too_late(self._timeout_s))
         except ClientGone:
             self._visit.status, self._visit.error = GONE, "client_gone"
         except Exception as error:
+            failed = True
             await self._fail(send, error)
         finally:
-            self._done(self._tally, complete)
+            for index, piece in self._merged.unread():
+                self._tally.add(index, piece)  # written for a client that did not read on
+            self._done(self._tally, complete, failed)
             await self._merged.close()
 
     async def _send_all(self, send: Send) -> None:

@@ -101,6 +101,14 @@ class Merged:
             self._open -= item[1].finish_reason is not None
         return found
 
+    def unread(self) -> list[tuple[int, Piece]]:
+        """The pieces that are there and that nobody asked for any more."""
+        found = []
+        while not self._queue.empty():
+            if not isinstance(item := self._queue.get_nowait(), Exception):
+                found.append(item)
+        return found
+
     async def close(self) -> None:
         """End every stream that is still open."""
         await dismiss([task for task in self._tasks if not task.done()])

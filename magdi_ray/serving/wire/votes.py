@@ -23,7 +23,7 @@ class MagdiWish(Body):
     aggregate: Aggregate | None = None
     """majority (the default): one vote a reply. verifier: votes weigh what the student's own heads give the reply."""
     escalate_below: float | None = Field(None, ge=0.0, le=1.0)
-    """Let the teachers debate where the share of replies that give the winning answer is below this."""
+    """Let the teachers debate where the agreement is below this."""
 
     def wish(self) -> Wish:
         """As the ensemble takes it."""
@@ -77,13 +77,16 @@ class MagdiReport(Answer):
     answer: str | None
     """In the task's normal form; null where no reply holds one."""
     agreement: float
-    """Share of the student's replies that give its most frequent answer."""
+    """Share of the student's replies that give its most frequent answer, of all that were had: `samples` less `failed`. The one
+    that `escalate_below` is held against."""
     votes: list[MagdiVote]
     """Weightiest first."""
     aggregate: Aggregate
     samples: int
     unread: int
     """Replies in which no answer could be read."""
+    failed: int
+    """Replies that were asked for and could not be had."""
     escalated: MagdiEscalation | None
     """The teachers' debate, where one was called for; null otherwise."""
 
@@ -97,5 +100,6 @@ class MagdiReport(Answer):
             aggregate=result.wish.aggregate,
             samples=result.wish.samples,
             unread=result.unread,
+            failed=result.failed,
             escalated=None if result.escalated is None else MagdiEscalation.of(result.escalated),
         )
