@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from magdi_ray.agents.base import ContextLengthError, Message, PromptError
+from magdi_ray.agents.literal import literal
 from magdi_ray.agents.streaming import Prompt
 from magdi_ray.agents.transformers import read_prompt
 
@@ -35,6 +36,7 @@ class PromptReader:
         self._context_length = context_length
         self._vocabulary = vocabulary
         self._model = model
+        literal(tokenizer, tokenizer.all_special_tokens)  # copies a large tokenizer now, and not while replies are written
 
     async def read(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt; a long one is read in a thread. Raises what `encode` raises."""

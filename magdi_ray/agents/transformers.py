@@ -194,7 +194,7 @@ class TransformersAgent:
         self.model.to(self.device).eval()
         self.context_length = _context_length(self.model, config)
         """Tokens of prompt and reply together, at most; None where neither architecture nor configuration sets a bound."""
-        self._reader_name = config.model + (" (with its context_length)" if config.context_length else "")
+        self._reader_name = Path(config.model).name + (" (with its context_length)" if config.context_length else "")
         """What a prompt's errors call the model."""
         self._generation = _token_ids_only(self.model, self.tokenizer)
         self._end_ids = frozenset(self._generation.eos_token_id or ())

@@ -43,6 +43,8 @@ class Endpoint(Section):
     """CPUs a copy reserves; also its number of torch threads."""
     num_gpus: float = operational(0.0, ge=0)
     """GPUs a copy reserves; with 0 it runs on the CPU."""
+    context_length: int | None = operational(None, ge=2)
+    """Tokens of prompt and reply together, at most; None takes the model's own. A copy keeps room for one whole context."""
     engine_kwargs: dict[str, Any] = operational({})
     """Further arguments of vLLM's engine, under its own names."""
     adapters: dict[Name, str] = operational({})
@@ -56,7 +58,7 @@ class Endpoint(Section):
     max_samples: int = operational(64, ge=2)
     """Most replies (`magdi.samples`) of one request."""
     max_queued: int = operational(256, ge=1)
-    """Requests that wait beyond those that are decoded; one more is told to come again (503)."""
+    """Replies that wait beyond those of full copies, of all front doors together; one more is told to come again (503)."""
     max_body_bytes: int = operational(1 << 20, ge=1024)
     """Largest request body."""
     request_timeout_s: float = operational(300.0, gt=0)

@@ -139,9 +139,8 @@ def see_cluster(address: str) -> None:
     import ray
 
     if address.startswith("ray://"):
-        # It asks for half a minute where it is turned away, and says so only to those who debug it.
+        # Turned away, it asks again for half a minute, and says so only to those who debug it.
         logging.getLogger("ray.util.client").setLevel(logging.DEBUG)
-        logging.getLogger("ray.util.client").addHandler(logging.StreamHandler())
     ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     try:
         _say({"resources": ray.cluster_resources(), "nodes": sum(bool(node["Alive"]) for node in ray.nodes())})

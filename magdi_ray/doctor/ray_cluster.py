@@ -33,8 +33,9 @@ PORTS = {
     9101: "HAProxy's metrics, in front of Ray Serve",
 }
 """The defaults; a Ray that `magdi run` starts for itself takes free ones."""
-REFUSED = ("Unauthenticated", "InvalidAuthToken")
-"""What Ray's C++ side writes, again and again, while it is turned away; the Python error after 20 s says nothing of it."""
+REFUSED = ("Unauthenticated", "InvalidAuthToken", "Invalid or missing authentication token")
+"""What Ray's C++ side, and Ray Client, write again and again while they are turned away. The error at the end, after 20 or 30 s,
+says nothing of it."""
 MODES = ("token", "disabled", "k8s")
 ADDRESS = re.compile(r"(?P<scheme>[a-z]+)://(?P<rest>[^/]+)")
 CONNECT_S = 3.0

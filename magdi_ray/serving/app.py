@@ -25,6 +25,7 @@ from magdi_ray.config.load import parse_section
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError
 from magdi_ray.runs import file_hash
+from magdi_ray.serving.front import AHEAD
 from magdi_ray.serving.keys import open_keys
 from magdi_ray.tasks.load import task_named
 
@@ -131,14 +132,18 @@ def copies_of(args: StudentArgs) -> serve.Application:
     from magdi_ray.serving.replica import StudentReplica
 
     engine = TransformersEngine(
-        type="transformers", model=args.model, dtype=args.dtype, batching="continuous", max_batch_size=args.max_batch_size
+        type="transformers",
+        model=args.model,
+        dtype=args.dtype,
+        batching="continuous",
+        max_batch_size=args.max_batch_size,
+        context_length=args.context_length,
     )
     deployment = serve.deployment(StudentReplica).options(
         name="student",
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
-        # The engine takes in the next ones while a batch is full, so that a row that ends is followed at once.
-        max_ongoing_requests=2 * args.max_batch_size,
-        max_queued_requests=args.max_queued,
+        # How many may wait is the front door's affair (`capacity_of`): Serve also counts those that it is just about to hand on.
+        max_ongoing_requests=AHEAD * args.max_batch_size,
         max_surge_percent=args.max_surge_percent,
         max_constructor_retry_count=2,
         **_drained(args),

@@ -14,7 +14,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from magdi_ray.debate.hold import Seat, hold_debate
@@ -66,8 +67,10 @@ FULL = "The teachers were not asked: too many debates wait for them already. Ask
 class Held:
     """A debate under way, and those who wait for it."""
 
-    task: asyncio.Task[Escalated]
+    task: asyncio.Task[Escalated] = field(init=False)
     waiting: int = 0
+    begun: bool = False
+    """It has its place, and the teachers are asked."""
     paid: bool = False
     """Its tokens were told to somebody."""
 
@@ -86,8 +89,8 @@ class Room:
         at_once: int,
         log_texts: bool = False,
     ) -> None:
-        """`graphs` is the directory of the MAG files; `identity`, a part of their names, tells protocol and seats from any others;
-        `at_once` bounds the debates that are held. Without `log_texts` a failure is logged by its class alone."""
+        """`graphs` is the directory of the MAG files; `identity`, a part of their names, tells protocol and seats from any
+        others; `at_once` bounds the debates that are held. Without `log_texts` a failure is logged by its class alone."""
         self._protocol = protocol
         self._seats = seats
         self._graphs = graphs
@@ -97,50 +100,48 @@ class Room:
         self._places = asyncio.Semaphore(at_once)
         self._most = at_once + LINE
         self._under_way: dict[str, Held] = {}
-        self._begun: set[str] = set()
-        """Questions that teachers were asked."""
 
     async def debate(self, text: str) -> Escalated:
         """What the teachers make of a question; see `Teachers`.
 
-        Those who ask the same question at the same time share one debate; the first of those who are still there bears the tokens.
-        When all have left it goes on where a teacher was asked, for what was paid for is kept; else it is dropped.
+        Those who ask the same question at the same time share one debate; the first of those who stay bears its tokens. When all
+        have left it goes on where a teacher was asked, for what was paid for is kept; else it is dropped.
         """
         question = named_question(self._protocol.task.name, text, None, "train")
         held = self._under_way.get(text)
         if held is None:
             if len(self._under_way) >= self._most and not self._file(question).exists():
                 return Escalated(question.id, "", None, 0.0, 0, (), 0, 0, stored=False, error=FULL)
-            held = self._under_way[text] = Held(asyncio.create_task(self._debate(question)))
-            held.task.add_done_callback(lambda _: self._end(text, held))
+            held = self._under_way[text] = Held()
+            held.task = asyncio.create_task(self._debate(question, held))
+            held.task.add_done_callback(partial(self._end, text, held))
         held.waiting += 1
         try:
             found = await asyncio.shield(held.task)
         finally:
             held.waiting -= 1
-            if not held.waiting and text not in self._begun and not held.task.done():
+            if not (held.waiting or held.begun or held.task.done()):
                 held.task.cancel()
-                self._end(text, held)  # at once: who asks from now on begins anew
+                self._end(text, held, held.task)  # at once: who asks from now on begins anew
         if held.paid:
             return replace(found, tokens_in=0, tokens_out=0, stored=found.error is None or found.stored)
         held.paid = True
         return found
 
-    def _end(self, text: str, held: Held) -> None:
+    def _end(self, text: str, held: Held, _: asyncio.Task[Escalated]) -> None:
         if self._under_way.get(text) is held:
             del self._under_way[text]
-            self._begun.discard(text)
 
     def _file(self, question: Question) -> Path:
         return self._graphs / f"{question.id}.{self._identity}.parquet"
 
-    async def _debate(self, question: Question) -> Escalated:
+    async def _debate(self, question: Question, held: Held) -> Escalated:
         file = self._file(question)
         try:
             if file.exists():
                 return escalated(await asyncio.to_thread(stored_graph, file, question), self._protocol.task, stored=True)
             async with asyncio.timeout(LONGEST_S), self._places:
-                self._begun.add(question.text)
+                held.begun = True
                 debate = await hold_debate(self._protocol, question, seats=self._seats, seed=self._seed)
         except (GraphError, TimeoutError) as error:
             debate = self._protocol.start(question, list(self._seats)).failed(error)

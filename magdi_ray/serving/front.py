@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AHEAD = 2
+"""Batches a copy takes in: one that is decoded, and one that follows as rows end."""
+
 
 def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -> FastAPI:
     """The HTTP interface of a student.
@@ -45,6 +48,7 @@ def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -
         version=args.version,
         debate_tokens=args.debate_tokens,
         proxied=True,
+        capacity=capacity_of(args),
     )
     open_log(args.access_log)
     return create_api(
@@ -55,6 +59,11 @@ def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -
         extra_routes=[playground(args, task)] if args.playground else [],
         recorder=open_recorder(),
     )
+
+
+def capacity_of(args: StudentArgs) -> int:
+    """Replies that one front door has under way at once: what all copies decode and take in, and `max_queued` behind them."""
+    return max(1, (AHEAD * args.replicas[1] * args.max_batch_size + args.max_queued) // args.doors)
 
 
 def playground(args: StudentArgs, task: Task | None) -> APIRouter:

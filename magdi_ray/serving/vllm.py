@@ -100,7 +100,8 @@ def server_settings(args: StudentArgs) -> dict[str, Any]:
         engine_kwargs.setdefault("tensor_parallel_size", workers)
     if not args.num_gpus:
         engine_kwargs.setdefault("kv_cache_memory_bytes", CPU_CACHE)
-    engine = VllmEngine(type="vllm", model=args.model, dtype=args.dtype, engine_kwargs=engine_kwargs)
+    length = args.context_length
+    engine = VllmEngine(type="vllm", model=args.model, dtype=args.dtype, max_model_len=length, engine_kwargs=engine_kwargs)
     spec = PoolSpec("student", engine, args.replicas, num_cpus=args.num_cpus, num_gpus=args.num_gpus / workers)
     return llm_settings(spec) | {"experimental_configs": {"stream_batching_interval_ms": args.stream_interval_ms}}
 
@@ -111,7 +112,6 @@ def server_options(args: StudentArgs) -> dict[str, Any]:
     return {
         "name": "student",
         "max_ongoing_requests": 2 * rows,
-        "max_queued_requests": args.max_queued,
         "max_surge_percent": args.max_surge_percent,
         "max_constructor_retry_count": 2,
         "health_check_period_s": HEALTH_SECONDS,
@@ -152,7 +152,7 @@ def adapter_arguments(args: StudentArgs) -> dict[str, Any]:
 
 def context_length(args: StudentArgs, config: Any) -> int | None:
     """Tokens of prompt and reply together; None where neither the arguments nor the model's configuration say a number."""
-    for length in (args.engine_kwargs.get("max_model_len"), getattr(config, "max_position_embeddings", None)):
+    for length in (args.context_length, args.engine_kwargs.get("max_model_len"), getattr(config, "max_position_embeddings", None)):
         if isinstance(length, int) and length > 0:  # vLLM takes -1 and "auto" for what fits into memory
             return length
     return None

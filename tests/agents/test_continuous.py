@@ -277,6 +277,7 @@ def test_what_was_written_since_the_last_time_is_one_piece(endless: ContinuousAg
     [
         (Prompt(), "none of them"),
         (Prompt(text="", ids=None), "empty"),
+        (Prompt(text="  \t"), r"^The prompt's text has no token to continue from\.$"),  # and does not repeat it
         (Prompt(ids=()), "empty"),
         (Prompt(messages=()), "at least one message"),
         (Prompt(text="a", ids=(1,)), "text and ids"),
@@ -346,12 +347,6 @@ def test_a_model_that_cannot_be_batched_says_what_to_lower(monkeypatch: pytest.M
     monkeypatch.setattr("magdi_ray.agents.continuous.use_rows", full)
     with pytest.raises(EngineError, match=r"no room.*a max_batch_size below 3 or a context_length below 512"):
         ContinuousAgent(teacher("ada", max_batch_size=3))
-
-
-def test_a_prompt_s_text_is_in_no_error(ada: ContinuousAgent) -> None:
-    with pytest.raises(PromptError) as caught:
-        ada.encode(Prompt(text="   \t"))
-    assert str(caught.value) == "The prompt's text has no token to continue from."
 
 
 def test_a_forgotten_engine_does_not_keep_the_process_alive() -> None:

@@ -52,6 +52,18 @@ def test_serve_takes_the_configuration_and_its_import_path_is_our_builder(source
 
 
 @pytest.mark.parametrize("source", PARSED)
+def test_nothing_is_configured_that_serve_would_pass_over_in_silence(source: str) -> None:
+    from ray.serve.schema import DeploymentSchema, RayActorOptionsSchema, ServeApplicationSchema, ServeDeploySchema
+
+    config, app = serve_config(source), application(source)
+    assert set(config) <= set(ServeDeploySchema.model_fields)
+    assert set(app) <= set(ServeApplicationSchema.model_fields)
+    for deployment in app["deployments"]:
+        assert set(deployment) <= set(DeploymentSchema.model_fields)
+        assert set(deployment.get("ray_actor_options", ())) <= set(RayActorOptionsSchema.model_fields)
+
+
+@pytest.mark.parametrize("source", PARSED)
 def test_the_arguments_are_those_of_a_student_with_keys_and_two_of_everything(source: str) -> None:
     args = student_args(source)
     assert args.api_keys_file

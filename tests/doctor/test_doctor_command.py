@@ -33,8 +33,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_a_machine_that_can_run_the_bundled_world_is_told_so(tiny: Result) -> None:
     found = json.loads(tiny.stdout)
-    ours = [one for one in found if one["topic"] in ("packages", "endpoints", "storage", "run")]
-    assert {one["state"] for one in ours} == {"ok"}
+    assert {one["state"] for one in found if one["topic"] in ("endpoints", "storage", "run")} == {"ok"}
+    assert "failed" not in {one["state"] for one in found if one["topic"] == "packages"}
     assert {one["topic"] for one in found} == {"packages", "machine", "ray", "endpoints", "storage", "run"}
     assert tiny.exit_code == int(any(one["state"] == "failed" for one in found))
 

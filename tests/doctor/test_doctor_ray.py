@@ -25,10 +25,11 @@ from magdi_ray.doctor.ray_cluster import Place, Token
 
 RIGHT, WRONG = "a1" * 32, "b2" * 32
 HEAD = """
-import json, sys, ray
+import json, sys, ray, ray.util.client.server
 context = ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000,
                    _temp_dir=sys.argv[1])
-print(json.dumps(context.address_info["gcs_address"]), flush=True)
+door = ray.util.client.server.serve("127.0.0.1", int(sys.argv[2]))
+print(json.dumps([context.address_info["gcs_address"], f"ray://127.0.0.1:{sys.argv[2]}"]), flush=True)
 sys.stdin.read()
 """
 
@@ -39,11 +40,11 @@ def one(findings: Iterator[Finding]) -> Finding:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a real local Ray that asks for the token RIGHT; it ends with the process that started it."""
+def addresses() -> Iterator[list[str]]:
+    """Of a real local Ray that asks for the token RIGHT: its own and its client's. It ends with the process that started it."""
     temp = tempfile.mkdtemp(prefix="magdi-dr-")
     environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": RIGHT}
-    command = [sys.executable, "-c", HEAD, temp]
+    command = [sys.executable, "-c", HEAD, temp, str(free_ports(1)[0])]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     )
@@ -53,6 +54,11 @@ def cluster() -> Iterator[str]:
     finally:
         process.communicate(timeout=60)
         shutil.rmtree(temp, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(addresses: list[str]) -> str:
+    return addresses[0]
 
 
 @pytest.mark.cluster
@@ -72,6 +78,14 @@ def test_a_wrong_token_is_named_as_such_within_seconds_and_never_shown(cluster: 
     assert finding.found == "wrong token: the cluster refuses the one from RAY_AUTH_TOKEN"
     assert WRONG not in finding.found + finding.todo
     assert time.monotonic() - begun < 18  # Ray itself gives up after 20 s, and does not say why
+
+
+@pytest.mark.cluster
+def test_a_wrong_token_is_named_by_way_of_ray_client_too(addresses: list[str]) -> None:
+    begun = time.monotonic()
+    finding = one(ray_cluster.check_cluster(addresses[1], os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": WRONG}))
+    assert (finding.state, finding.found.split(":")[0]) == ("failed", "wrong token")
+    assert time.monotonic() - begun < 25
 
 
 @pytest.mark.cluster

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from magdi_ray.agents.base import BusyError, ContextLengthError, PromptError
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt, TokenLogprob, joined
 from magdi_ray.config.serving import Endpoint
 from magdi_ray.errors import EngineError
-from magdi_ray.serving.backend import Scores
+from magdi_ray.serving.backend import Escalated, Scores
 from magdi_ray.serving.door import DoorSettings, create_api
 from magdi_ray.serving.ensemble import Ensembled, Vote, Wish
 
@@ -91,13 +91,15 @@ class Scripted:
 class Voting:
     """An ensemble that notes what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, teachers: Escalated | None = None) -> None:
         self.asked: list[tuple[Decoding, Wish]] = []
+        self.teachers = teachers
 
-    async def ask(self, prompt: Prompt, decoding: Decoding, wish: Wish) -> Ensembled:
+    async def ask(self, prompt: Prompt, decoding: Decoding, wish: Wish, *, drawn: Callable[[], None] = lambda: None) -> Ensembled:
         self.asked.append((decoding, wish))
         piece = Piece("It is 4.", 2, 16, finish_reason="stop")
-        return Ensembled(piece, "4", 0.75, (Vote("4", 3, 3.0), Vote("5", 1, 1.0)), 0, wish, None)
+        drawn()
+        return Ensembled(piece, "4", 0.75, (Vote("4", 3, 3.0), Vote("5", 1, 1.0)), 0, 0, wish, self.teachers)
 
 
 def settings(**endpoint: Any) -> DoorSettings:

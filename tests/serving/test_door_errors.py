@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -60,6 +61,21 @@ def test_no_error_of_ours_tells_what_is_inside_but_the_log_does(word: str, caplo
         assert answer.headers["x-request-id"] in answer.json()["error"]["message"]
         assert answer.headers["x-request-id"] in caplog.text
         assert "/srv/secret" in caplog.text
+
+
+def test_a_query_that_is_no_ascii_is_no_error_of_ours() -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "http", "method": "GET", "path": "/nope", "raw_path": b"/nope", "query_string": b"a=\xff"}
+    scope |= {"headers": [(b"host", b"test")], "http_version": "1.1", "scheme": "http", "server": ("test", 80)}
+    asyncio.run(make()(scope, receive, send))
+    assert sent[0]["status"] == 404
 
 
 def test_who_finds_the_queue_full_is_told_when_to_come_again() -> None:

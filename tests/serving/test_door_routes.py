@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,11 +136,15 @@ def test_a_request_that_takes_too_long_is_ended() -> None:
     assert backend.running == 0
 
 
-def test_more_choices_than_the_queue_ever_holds_are_refused_for_good() -> None:
+def test_more_choices_than_the_door_ever_holds_are_refused_for_good() -> None:
     body = {"model": "student", "prompt": ["a"] * 5, "n": 2}
-    answer = call(make(max_queued=9, max_n=2), "POST", "/v1/completions", body)
+
+    def door(capacity: int | None) -> Any:
+        return create_api(Scripted(), replace(settings(max_n=2), capacity=capacity))
+
+    answer = call(door(9), "POST", "/v1/completions", body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
-    assert call(make(max_queued=10, max_n=2), "POST", "/v1/completions", body).status_code == 200
+    assert [call(door(capacity), "POST", "/v1/completions", body).status_code for capacity in (10, None)] == [200, 200]
 
 
 class Slow(Scripted):

@@ -112,15 +112,32 @@ def test_every_draw_has_a_seed_of_its_own_and_none_where_none_is_asked() -> None
     assert backend.seeds == [None, None]
 
 
-def test_a_draw_that_fails_is_one_vote_less() -> None:
-    found = ask(Scripted([*says(5, 5), EngineError("lost"), BusyError("full")]), Wish(4))
-    assert (found.answer, found.agreement, found.unread) == ("5", 0.5, 2)
-    assert (found.piece.tokens_in, found.piece.tokens_out) == (10, 4)
+def test_a_draw_that_fails_is_no_reply_and_lowers_no_agreement() -> None:
+    found = ask(Scripted([*says(5, 5, None), EngineError("lost")]), Wish(4))
+    assert (found.answer, found.agreement, found.unread, found.failed) == ("5", 2 / 3, 1, 1)
+    assert (found.piece.tokens_in, found.piece.tokens_out) == (15, 6)
 
 
 def test_where_every_draw_fails_the_first_error_is_raised() -> None:
+    with pytest.raises(EngineError, match="lost"):
+        ask(Scripted([EngineError("lost"), EngineError("lost, too")]), Wish(2))
+
+
+def test_a_full_queue_ends_the_vote_and_all_its_draws() -> None:
+    backend = Scripted([*says(5), BusyError("full"), *says(5)], delays=[0.0, 0.0, 60.0])
     with pytest.raises(BusyError, match="full"):
-        ask(Scripted([BusyError("full"), EngineError("lost")]), Wish(2))
+        ask(backend, Wish(3))
+    assert backend.ended == 3
+    texts = says(4, 5)
+    with pytest.raises(BusyError, match="no room"):
+        ask(Scripted(texts, scores={texts[0]: BusyError("no room"), texts[1]: scored(0.1)}), Wish(2, "verifier"))
+
+
+def test_it_is_told_when_the_draws_are_over_before_the_teachers_are_asked() -> None:
+    teachers, seen = Panel(FOUND), []
+    student = Ensemble(Scripted(says(4, 6)), TASKS["gsm8k"](), teachers)
+    asyncio.run(student.ask(ASKED, DECODING, Wish(2, escalate_below=0.6), drawn=lambda: seen.append(len(teachers.asked))))
+    assert (seen, len(teachers.asked)) == ([0], 1)
 
 
 def test_a_prompt_that_is_at_fault_ends_all_draws_at_once() -> None:
@@ -208,8 +225,17 @@ def test_where_the_teachers_find_nothing_the_students_vote_stays_and_the_reason_
 
 def test_draws_that_failed_do_not_escalate_a_question_by_themselves() -> None:
     teachers = Panel(FOUND)
-    found = ask(Scripted([*says(5, 5), BusyError("full"), BusyError("full")]), Wish(4, escalate_below=0.6), teachers=teachers)
-    assert (found.answer, found.agreement, teachers.asked) == ("5", 0.5, [])
+    lost = EngineError("lost")
+    found = ask(Scripted([*says(5, 5), lost, lost]), Wish(4, escalate_below=0.6), teachers=teachers)
+    assert (found.answer, found.agreement, found.failed, teachers.asked) == ("5", 1.0, 2, [])
+
+
+def test_the_agreement_that_is_told_is_the_one_that_decides() -> None:
+    lost = EngineError("lost")
+    for threshold, asks in ((2 / 3, 0), (0.67, 1)):
+        teachers = Panel(FOUND)
+        found = ask(Scripted([*says(5, 5, 4), lost]), Wish(4, escalate_below=threshold), teachers=teachers)
+        assert (found.agreement, len(teachers.asked)) == (2 / 3, asks)
 
 
 TWO = Prompt(messages=(Message("user", "2 + 2?"), Message("assistant", "4."), Message("user", "And 1 more?")))

@@ -59,7 +59,7 @@ class Scripted:
 
 def room(directory: Path, *teachers: Scripted, **options: Any) -> Room:
     seats = {f"t{place}": Seat(teacher, Sampling()) for place, teacher in enumerate(teachers)}
-    return Room(Reconcile(Gsm8k(), rounds=1), seats, graphs=directory, seed=0, **({"at_once": 8} | options))
+    return Room(Reconcile(Gsm8k(), rounds=1), seats, graphs=directory, seed=0, **({"identity": "a", "at_once": 8} | options))
 
 
 def test_a_debate_is_held_once_and_its_graph_is_kept_and_read_back(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_no_more_debates_are_held_at_once_than_there_are_places(tmp_path: Path) 
 
 def test_a_damaged_graph_is_neither_believed_nor_replaced(tmp_path: Path) -> None:
     held = room(tmp_path, Scripted("The answer is 5."))
-    file = tmp_path / f"{asyncio.run(held.debate(ASKED)).id}.parquet"
+    file = tmp_path / f"{asyncio.run(held.debate(ASKED)).id}.a.parquet"
     file.write_bytes(b"damaged")
     found = asyncio.run(room(tmp_path, Scripted("The answer is 5.")).debate(ASKED))
     assert found.error is not None
@@ -181,7 +181,8 @@ def counted_room(tmp_path: Path, debate: DebateConfig, *teachers: Scripted) -> R
     budget = Budget(usd=debate.budget_usd, tokens=debate.budget_tokens, spent=store.spent(PAYER))
     limiter = LocalLimiter(budget=budget)
     engines = {a.name: MeteredEngine(t, limiter, a.name) for a, t in zip(debate.agents, teachers, strict=True)}
-    return Room(Reconcile(Gsm8k(), 1), seats_of(debate, store, engines), graphs=tmp_path / "graphs", seed=0, at_once=8)
+    seats = seats_of(debate, store, engines)
+    return Room(Reconcile(Gsm8k(), 1), seats, graphs=tmp_path / "graphs", identity="a", seed=0, at_once=8)
 
 
 def test_the_budget_holds_for_the_rooms_life_and_over_restarts(tmp_path: Path) -> None:

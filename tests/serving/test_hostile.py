@@ -6,13 +6,15 @@ import gc
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.serving.doors import HI, Scripted, listening, make
+from magdi_ray.serving.door import create_api
+from tests.serving.doors import HI, Scripted, listening, settings
 
 CHAT, COMPLETE, SCORE = "/v1/chat/completions", "/v1/completions", "/v1/score"
 MESSAGES = HI["messages"]
@@ -89,7 +91,7 @@ CORPUS: dict[str, tuple[str, bytes]] = {
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with listening(make(Scripted())) as address:
+    with listening(create_api(Scripted(), replace(settings(), capacity=512))) as address:
         yield address
 
 

@@ -77,6 +77,34 @@ def test_a_file_that_is_damaged_later_leaves_the_keys_as_they_were(
     assert ring.find(b"one") is None  # all are revoked, on purpose
 
 
+def test_a_file_that_could_not_be_read_for_once_is_read_at_the_next_look(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    ring = KeyRing(file=file, clock=clock)
+    file.write_text("keys:\n" + entry("bob", "two"))
+
+    def refused(*_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refused)
+        for clock.now in (1.0, 2.0):
+            assert ring.find(b"one") is not None
+    clock.now = 3.0  # the file is what it was when it could not be read
+    assert (ring.find(b"one"), ring.find(b"two") is None) == (None, False)
+    assert caplog.text.count("Permission denied") == 1
+
+
+def test_the_same_complaint_about_another_state_of_the_file_is_logged_again(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    ring = KeyRing(file=file, clock=clock)
+    for clock.now, text in ((1.0, "{"), (2.0, "{{"), (3.0, "{{")):
+        file.write_text(text) if text != file.read_text() else None
+        ring.find(b"one")
+    assert caplog.text.count("stay as they were") == 2
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -86,7 +86,11 @@ def test_doors_share_a_limit(clock: Clock) -> None:
     limits = Limits(doors=4, clock=clock)
     key = limits.account("alice", KeyLimits(rpm=8))
     assert [key.request() is None for _ in range(3)] == [True, True, False]
-    assert Limits(doors=4, clock=clock).account("alice", KeyLimits(rpm=1)).request() is None
+
+
+def test_no_doors_share_is_below_one(clock: Clock) -> None:
+    key = Limits(doors=4, clock=clock).account("alice", KeyLimits(rpm=1))
+    assert [key.request() is None for _ in range(2)] == [True, False]
 
 
 def test_each_key_has_an_account_that_lasts_until_its_limits_change(clock: Clock) -> None:

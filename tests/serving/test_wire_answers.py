@@ -60,6 +60,15 @@ def test_offsets_count_characters_also_where_tokens_are_parts_of_one() -> None:
     assert found.top_logprobs is None
 
 
+def test_offsets_are_those_the_engine_tells_where_a_token_is_not_in_the_text() -> None:
+    tokens = tuple(TokenLogprob(text, text.encode(), -1.0, offset=at) for text, at in (("a", 0), ("<think>", 1), ("b", 1)))
+    assert CompletionLogprobs.of(tokens, offset=0, top=False).text_offset == [0, 1, 1]
+    chunks = CompletionChunks(HEAD, logprobs=0, usage=False)
+    written = [*chunks.of(0, Piece("a", 3, 2, tokens[:2])), *chunks.of(0, Piece("b", 3, 3, tokens[2:], "length"))]
+    read = [CompletionChunk.model_validate_json(chunk, strict=True).choices[0].logprobs for chunk in written]
+    assert [one.text_offset for one in read if one] == [[0, 1], [1]]
+
+
 def test_a_score_has_its_mean() -> None:
     scores = ScoreResponse.of("m", Scores(logprob=-3.0, tokens=4, contrast=None, correct=0.5)).scores
     assert (scores.mean_logprob, scores.contrast, scores.correct) == (-0.75, None, 0.5)
@@ -69,8 +78,8 @@ def test_a_report_tells_votes_and_the_teachers() -> None:
     teachers = Escalated("q1", "It is 4.", "4", 1.0, 2, ("ada", "ben"), 30, 12, False, None)
     votes = (Vote("5", 2, 2.0), Vote("4", 1, 1.0))
     piece = Piece("It is 4.", 3, 9, finish_reason="stop")
-    report = MagdiReport.of(Ensembled(piece, "4", 0.5, votes, 1, Wish(4, "majority", 0.6), teachers)).model_dump()
+    report = MagdiReport.of(Ensembled(piece, "4", 0.5, votes, 1, 2, Wish(4, "majority", 0.6), teachers)).model_dump()
     assert report["votes"][0] == {"answer": "5", "count": 2, "weight": 2.0}
-    assert (report["samples"], report["unread"], report["aggregate"]) == (4, 1, "majority")
+    assert (report["samples"], report["unread"], report["failed"], report["aggregate"]) == (4, 1, 2, "majority")
     assert report["escalated"]["tokens"] == 42
     assert report["escalated"]["agents"] == ["ada", "ben"]

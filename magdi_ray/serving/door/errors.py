@@ -84,7 +84,8 @@ def speak_openai(api: FastAPI) -> None:
     async def routed(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
-        message = f"{request.method} {request.scope["path"][:200]}: {error.detail}."
+        path: str = request.scope["path"]  # `request.url` cannot be had of a query that is no ASCII
+        message = f"{request.method} {path[:200]}: {error.detail}."
         told = ApiError(error.status_code, message, code=codes.get(error.status_code), headers=error.headers or {})
         return answer(told, visit_of(request))
 

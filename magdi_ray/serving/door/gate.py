@@ -20,7 +20,7 @@ class Gate:
             BusyError: there is no room for it beside what others have here; nothing was let in.
         """
         if self.capacity is not None and self.taken > held and self.taken + amount > self.capacity:
-            raise BusyError(f"{self.taken} {what} are under way, {amount} more were asked for, and {self.capacity} may be at once.")
+            raise BusyError(f"{self.taken} {what} are under way, {amount} more are asked for, {self.capacity} may be at once.")
         self.taken += amount
 
     def leave(self, amount: int) -> None:

@@ -56,8 +56,8 @@ class CompletionLogprobs(Answer):
 
     @classmethod
     def of(cls, tokens: Sequence[TokenLogprob], *, offset: int, top: bool) -> CompletionLogprobs:
-        """An engine's log-probabilities, of text that begins at a character of its choice: where the tokens lie by their own bytes,
-        unless the engine tells where they do."""
+        """An engine's log-probabilities, of text that begins at a character of its choice. Where the engine does not tell where
+        its tokens lie, their bytes do."""
         offsets, decode = [], codecs.getincrementaldecoder("utf-8")("ignore").decode
         for token in tokens:
             offsets.append(offset if token.offset is None else token.offset)
