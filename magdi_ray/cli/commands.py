@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from magdi_ray import __version__
+from magdi_ray.cli.doctor import doctor
 from magdi_ray.cli.evaluation import evaluate, report
 from magdi_ray.cli.graph import graph_app
 from magdi_ray.cli.keys import keys_app
@@ -130,6 +131,7 @@ def distill(config: ConfigFile, out_: DefaultOut = None, set_: Set = None, resum
 
 app.command()(evaluate)
 app.command()(report)
+app.command()(doctor)
 
 
 @app.command()

@@ -152,7 +152,8 @@ def adapter_arguments(args: StudentArgs) -> dict[str, Any]:
 
 def context_length(args: StudentArgs, config: Any) -> int | None:
     """Tokens of prompt and reply together; None where neither the arguments nor the model's configuration say a number."""
-    for length in (args.context_length, args.engine_kwargs.get("max_model_len"), getattr(config, "max_position_embeddings", None)):
+    own = getattr(config, "max_position_embeddings", None)
+    for length in (args.context_length, args.engine_kwargs.get("max_model_len"), own):
         if isinstance(length, int) and length > 0:  # vLLM takes -1 and "auto" for what fits into memory
             return length
     return None

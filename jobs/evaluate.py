@@ -1,0 +1,16 @@
+"""A Ray job: a run up to its evaluation. What is finished already is not repeated.
+
+    ray job submit --working-dir . -- python jobs/evaluate.py configs/tiny.yaml --out /shared/runs/tiny
+
+Options are those of `magdi evaluate`. Exit codes: 0 done; 2 the configuration or the run cannot be used, said in the log; 130 stopped
+(`ray job stop`, a preempted machine): submitted again, the job goes on where it was.
+"""
+
+import signal
+import sys
+
+from magdi_ray.cli import main
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main(["evaluate", *sys.argv[1:]])
