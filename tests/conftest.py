@@ -20,8 +20,8 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process f
 
 ROOT = Path(__file__).parent.parent
 LONGEST = (
-    *("test_debates.py", "test_pipeline.py", "test_faults.py", "test_train.py"),
-    *("test_zero.py", "test_pool.py", "test_dataset.py", "test_limiter.py"),
+    *("test_debates.py", "test_pipeline.py", "test_faults.py", "test_train.py", "test_endpoint.py"),
+    *("test_zero.py", "test_pool.py", "test_dataset.py", "test_limiter.py", "test_doctor_command.py"),
 )
 
 

@@ -43,7 +43,7 @@ PURE = (
     *(f"distill/{name}" for name in ("checkpoint", "watch", "export", "forecast")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "kept", "table")),
     *(f"evaluate/{name}.py" for name in ("harness", "harness_output")),
-    "evaluate/report",
+    *("evaluate/report", "simulate"),
     *(f"serving/{name}.py" for name in ("backend", "ensemble", "scoring", "debating", "front", "keys", "limits", "access")),
     *(f"serving/{name}" for name in ("wire", "door", "playground")),
 )

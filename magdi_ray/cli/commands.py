@@ -28,6 +28,7 @@ from magdi_ray.cli.options import (
     print_table,
     run_until,
 )
+from magdi_ray.cli.planning import plan
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
@@ -88,47 +89,12 @@ def debate(config: ConfigFile, out_: DefaultOut = None, set_: Set = None, resume
 
 
 @app.command()
-def plan(
-    config: ConfigFile,
-    out_: DefaultOut = None,
-    set_: Set = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
-) -> None:
-    """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, memory and time of its distillation.
-
-    Sends nothing, writes nothing, needs neither keys nor GPUs.
-
-    Example: magdi plan configs/gsm8k-api.yaml --set debate.protocol.rounds=2
-    """
-    from magdi_ray.debate.view import plan_remarks, plan_table
-    from magdi_ray.distill.forecast.prospect import as_json as distil_json
-    from magdi_ray.distill.forecast.prospect import memory_table, recipe_table
-    from magdi_ray.planning import debate_figures, plan_run
-
-    loaded, directory = open_run(config, out_, set_)
-    made = plan_run(loaded, directory)
-    if as_json:
-        figures: dict[str, Any] = debate_figures(made.debate, made.paid) if made.debate else {}
-        print(json.dumps(figures | {"distil": distil_json(made.distil)}))
-        return
-    if made.debate is not None and loaded.debate is not None:
-        print_table(plan_table(made.debate, made.paid))
-        for remark in plan_remarks(made.debate, loaded.debate):
-            out.print(remark, soft_wrap=True)
-        out.print()
-    print_table(recipe_table(made.distil))
-    if (memory := memory_table(made.distil)) is not None:
-        print_table(memory)
-    for remark in made.distil.remarks:
-        out.print(remark, soft_wrap=True, markup=False)
-
-
-@app.command()
 def distill(config: ConfigFile, out_: DefaultOut = None, set_: Set = None, resume: ResumeOption = "if_possible") -> None:
     """Run up to the distilled student. Example: magdi distill configs/tiny.yaml --out runs/first"""
     run_until("student", config, out_, set_, resume)
 
 
+app.command()(plan)
 app.command()(evaluate)
 app.command()(report)
 app.command()(doctor)

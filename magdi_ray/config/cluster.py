@@ -1,6 +1,6 @@
 """A cluster and its prices, as `magdi plan --cluster` reads them: which machines each stage may use, and what they cost.
 
-It describes no run: nothing in here shapes a result. An example with every field is configs/cluster-prices.yaml.
+It describes no run: nothing in here shapes a result. An example with every field is cluster/prices.yaml.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def load_cluster(path: str | Path) -> Cluster:
     """
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"No cluster file at {file}. An example to start from is configs/cluster-prices.yaml.")
+        raise ConfigError(f"No cluster file at {file}. An example to start from is cluster/prices.yaml.")
     data = read_yaml(file.read_text(encoding="utf-8"), str(file))
     if not isinstance(data, dict):
         raise ConfigError(f"{file} must hold a mapping (name, prices, nodes, stages, ...), found {type(data).__name__}.")

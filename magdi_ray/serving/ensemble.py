@@ -95,9 +95,7 @@ class Ensemble:
         self._task = task
         self._teachers = teachers
 
-    async def ask(
-        self, prompt: Prompt, decoding: Decoding, wish: Wish, *, drawn: Callable[[], None] = lambda: None
-    ) -> Ensembled:
+    async def ask(self, prompt: Prompt, decoding: Decoding, wish: Wish, *, drawn: Callable[[], None] = lambda: None) -> Ensembled:
         """Draw `wish.samples` replies, vote, and escalate where they agree too little.
 
         Draws that fail are counted, and no more: they neither vote nor escalate a question by themselves. `drawn` is called when

@@ -43,7 +43,7 @@ def config() -> RunConfig:
 
 @pytest.fixture(scope="module")
 def cluster() -> Cluster:
-    return load_cluster(ROOT / "configs" / "cluster-prices.yaml")
+    return load_cluster(ROOT / "cluster" / "prices.yaml")
 
 
 @pytest.fixture(scope="module")

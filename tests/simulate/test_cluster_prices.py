@@ -10,7 +10,7 @@ import yaml
 from magdi_ray.config.cluster import load_cluster
 from magdi_ray.errors import ConfigError
 
-EXAMPLE = Path(__file__).parents[2] / "configs" / "cluster-prices.yaml"
+EXAMPLE = Path(__file__).parents[2] / "cluster" / "prices.yaml"
 
 
 def changed(tmp_path: Path, section: str, **values: object) -> Path:
@@ -46,5 +46,5 @@ def test_a_misspelt_price_is_refused_and_not_taken_for_nothing(tmp_path: Path) -
 
 
 def test_a_missing_file_names_the_example() -> None:
-    with pytest.raises(ConfigError, match=r"configs/cluster-prices\.yaml"):
+    with pytest.raises(ConfigError, match=r"cluster/prices\.yaml"):
         load_cluster("nowhere.yaml")

@@ -40,7 +40,7 @@ async def completions(request: Request) -> Response:
 
 
 def check_choices(door: Door, prompts: int, choices: int) -> None:
-    """Refuse a request of more choices than the door holds: trying again would never help, and alone it would lock out all others.
+    """Refuse a request of more choices than the door holds: trying again would not help, and alone it would lock out all others.
 
     Raises:
         ApiError: 400.
