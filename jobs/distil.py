@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/distil.py configs/tiny.yaml --out /shared/runs/tiny
 
-Options are those of `magdi distill`. Exit codes: 0 done; 2 the configuration or the run cannot be used, said in the log; 130 stopped
-(`ray job stop`, a preempted machine): submitted again, the job goes on where it was.
+Options are those of `magdi distill`. Exit codes: 0 done; 2 the configuration or the run cannot be used;
+130 stopped (`ray job stop`, a preempted machine): submitted again, the job goes on where it was.
 """
 
 import signal
