@@ -25,7 +25,7 @@ from magdi_ray.config.load import parse_section
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError
 from magdi_ray.runs import file_hash
-from magdi_ray.serving.front import AHEAD
+from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS
 from magdi_ray.serving.keys import open_keys
 from magdi_ray.tasks.load import task_named
 
@@ -39,9 +39,6 @@ UNBOUNDED = 100_000
 
 LOOK_SECONDS = 0.5
 """Between two looks whether a new version's copy is there."""
-
-GRACE_SECONDS = 10.0
-"""Beyond the longest request, until a retired process is ended whatever it does."""
 
 
 class StudentDoor:

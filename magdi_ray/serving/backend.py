@@ -8,6 +8,12 @@ from typing import Protocol
 
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt
 
+AHEAD = 2
+"""Batches a copy takes in: one that is decoded, and one that follows as rows end."""
+
+GRACE_SECONDS = 10.0
+"""Beyond the longest request, until a retired process is ended whatever it does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scores:

@@ -11,15 +11,12 @@ from ray.serve.handle import DeploymentHandle
 from tenacity import AsyncRetrying, retry_if_exception, wait_exponential, wait_random
 
 from magdi_ray.agents.base import BusyError
-from magdi_ray.agents.pool import RETRIED
+from magdi_ray.agents.pool import RETRIED, RETRY_SECONDS
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt
 from magdi_ray.errors import EngineError, MagdiError
 from magdi_ray.serving.backend import Scores
 
 Result = TypeVar("Result")
-
-RETRY_SECONDS = 60.0
-"""Waits between retries of one request, added up; the request's own deadline may well come first."""
 
 LOST = tuple(kind for kind in RETRIED if kind is not BackPressureError)
 """The copy died, or was not there: another one answers the same request as well."""

@@ -14,7 +14,7 @@ from magdi_ray.config.serving import Endpoint, StudentArgs
 from magdi_ray.distill.job import HEADS
 from magdi_ray.errors import RunError
 from magdi_ray.serving.access import open_log
-from magdi_ray.serving.backend import Backend, Teachers
+from magdi_ray.serving.backend import AHEAD, Backend, Teachers
 from magdi_ray.serving.door import DoorSettings, create_api, require_key
 from magdi_ray.serving.ensemble import Ensemble
 from magdi_ray.serving.keys import open_keys
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
 logger = logging.getLogger(__name__)
-
-AHEAD = 2
-"""Batches a copy takes in: one that is decoded, and one that follows as rows end."""
 
 
 def front_door(args: StudentArgs, backend: Backend, teachers: Teachers | None) -> FastAPI:

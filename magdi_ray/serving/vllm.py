@@ -26,12 +26,9 @@ from magdi_ray.agents.written import Scribe, Spelling
 from magdi_ray.config.engines import VllmEngine
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError, EngineError
-from magdi_ray.serving.backend import Scores
+from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS, Scores
 from magdi_ray.serving.copies import Copies
 from magdi_ray.serving.vllm_replies import Reading, events, outlived, read_logprobs, reply_request, write
-
-GRACE_SECONDS = 10.0
-"""Beyond the longest request, until a retired copy is ended whatever it does."""
 
 HEALTH_SECONDS = 2.0
 """So often is every copy asked for its health: one whose engine died answers at once, with errors, until it is replaced."""
@@ -111,7 +108,7 @@ def server_options(args: StudentArgs) -> dict[str, Any]:
     rows = args.engine_kwargs.get("max_num_seqs", args.max_batch_size)
     return {
         "name": "student",
-        "max_ongoing_requests": 2 * rows,
+        "max_ongoing_requests": AHEAD * rows,
         "max_surge_percent": args.max_surge_percent,
         "max_constructor_retry_count": 2,
         "health_check_period_s": HEALTH_SECONDS,
