@@ -6,11 +6,7 @@ Options are those of `magdi evaluate`. Exit codes: 0 done; 2 the configuration o
 130 stopped (`ray job stop`, a preempted machine): submitted again, the job goes on where it was.
 """
 
-import signal
-import sys
-
-from magdi_ray.cli import main
+from magdi_ray.cli.job import run_job
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    main(["evaluate", *sys.argv[1:]])
+    run_job("evaluate")

@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from magdi_ray.placement import GROUP, Fleet, fleet_of
+
+logger = logging.getLogger(__name__)
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -35,6 +40,12 @@ seconds are enough for a proxy on the same machine to learn that a front door is
 
 COORDINATION = 2
 """Logical CPUs of a local Ray beyond the machine's cores."""
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts what a pod needs to ask for its RayCluster; KubeRay's head may."""
+
+LAUNCHED = Path("~/ray_bootstrap_config.yaml")
+"""Where `ray up` leaves the autoscaler's configuration, on the head."""
 
 QUIET = ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune")
 
@@ -151,6 +162,63 @@ def free_ports(count: int) -> list[int]:
 def joins_cluster() -> bool:
     """Whether a session would join a cluster that somebody else runs."""
     return "RAY_ADDRESS" in os.environ
+
+
+def read_fleet() -> Fleet:
+    """The nodes of the Ray that this process has joined, and those that its autoscaler may still add.
+
+    Ray keeps the bounds of its autoscaler to itself. They are read where the autoscaler reads them: KubeRay's from the
+    RayCluster, by whoever may (the head, on which jobs run), those of `ray up` from its file on the head.
+    """
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    if not joins_cluster():
+        return fleet_of(alive, None, growth="none")
+    described = _raycluster() or _launched()
+    grows = described is not None or _is_autoscaled() or any(GROUP in node["Labels"] for node in alive)
+    return fleet_of(alive, described, growth="unknown" if grows else "none")
+
+
+def _is_autoscaled() -> bool:
+    """Whether an autoscaler of version 2 looks after the cluster."""
+    import ray
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+
+    gcs = ray._private.worker.global_worker.gcs_client  # type: ignore[attr-defined, unused-ignore]
+    return bool(is_autoscaler_v2(fetch_from_server=True, gcs_client=gcs))
+
+
+def _raycluster() -> dict[str, Any] | None:
+    """The configuration that KubeRay's autoscaler makes of the RayCluster; None elsewhere, or where it may not be read."""
+    name, namespace = os.environ.get("RAY_CLUSTER_NAME"), ACCOUNT / "namespace"
+    if not name or not namespace.is_file() or not (ACCOUNT / "token").is_file():
+        return None
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    try:
+        client = node_provider.KubernetesHttpApiClient(namespace=namespace.read_text(encoding="utf-8").strip())
+        found = client.get(f"rayclusters/{name}")
+    except Exception as error:  # whatever Kubernetes, the network or an account without rights answer: the bounds stay unknown
+        logger.info("The RayCluster %s cannot be read: %s", name, error)
+        return None
+    if not found["spec"].get("enableInTreeAutoscaling"):
+        return None
+    return autoscaling_config._derive_autoscaling_config_from_ray_cr(found)
+
+
+def _launched() -> dict[str, Any] | None:
+    """The autoscaler's configuration of a cluster that `ray up` started, on its head; None elsewhere."""
+    import ray
+    import yaml
+
+    path = LAUNCHED.expanduser()
+    here = ray.get_runtime_context().get_node_id()
+    on_head = any(node["NodeID"] == here and "node:__internal_head__" in node["Resources"] for node in ray.nodes())
+    if not on_head or not path.is_file():
+        return None
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) and "available_node_types" in found else None
 
 
 def machine() -> tuple[int, int]:

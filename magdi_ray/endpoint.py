@@ -26,6 +26,7 @@ from magdi_ray.exporting import chosen_recipe, finished_student, stored_config
 from magdi_ray.progress import console
 from magdi_ray.runs import CONFIG, Run
 from magdi_ray.stages import student_stage
+from magdi_ray.storage import is_url
 from magdi_ray.tasks.load import load_task, task_named
 from magdi_ray.tasks.store import iter_stored
 
@@ -40,7 +41,7 @@ class Served:
     """The prompt of an example call."""
 
 
-def serve_path(path: Path, *, student: str | None, task: str | None, overrides: Sequence[str]) -> None:
+def serve_path(path: str, *, student: str | None, task: str | None, overrides: Sequence[str]) -> None:
     """Serve the student of a run directory, or a model directory. Returns when told to stop.
 
     Raises:
@@ -56,7 +57,8 @@ def serve_path(path: Path, *, student: str | None, task: str | None, overrides: 
         port = served.config.metrics_port or free_ports(1)[0]
         if not joins_cluster():
             serve_over_http(files)
-        stack.enter_context(remarks_to(Path(served.args.run or files) / "ray.log"))
+        local = files if served.args.run is None or is_url(served.args.run) else Path(served.args.run)
+        stack.enter_context(remarks_to(local / "ray.log"))
         stack.enter_context(ray_session(metrics_port=port))
         from magdi_ray.agents.pool import retire_engines
         from magdi_ray.serving.app import APPLICATION, deploy, start_http
@@ -99,16 +101,21 @@ def _deploy_anew(read: Callable[[], Served], before: Served, deploy: Callable[[S
         say(f"[green]✓[/] {now.args.model_name} was deployed anew")
 
 
-def _reader(path: Path, student: str | None, task: str | None, overrides: Sequence[str]) -> Callable[[], Served]:
-    if not path.exists():
+def _reader(place: str, student: str | None, task: str | None, overrides: Sequence[str]) -> Callable[[], Served]:
+    path = Path(place)
+    if not is_url(place) and not path.exists():
         raise ConfigError(
-            f"There is nothing at {path}. Required is a run directory or a model's; a model of the hub is downloaded first, or "
+            f"There is nothing at {place}. Required is a run directory or a model's; a model of the hub is downloaded first, or "
             "named in a Serve config file (serve/student.yaml)."
         )
-    if (path / CONFIG).is_file() or not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file()):
+    if (
+        is_url(place)
+        or (path / CONFIG).is_file()
+        or not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file())
+    ):
         if task is not None:
             raise ConfigError("--task says how answers are read from a model directory's replies; a run has its own task.")
-        return lambda: from_run(Run(path), student=student, overrides=overrides)
+        return lambda: from_run(Run(place), student=student, overrides=overrides)
     if student is not None:
         raise ConfigError("--student names a recipe of a run; a model directory is served as it is.")
     return lambda: from_model(path, task=task, overrides=overrides)
@@ -117,26 +124,29 @@ def _reader(path: Path, student: str | None, task: str | None, overrides: Sequen
 def from_run(run: Run, *, student: str | None = None, overrides: Sequence[str] = ()) -> Served:
     """The product of a run, or the student of another of its recipes, with the run's teachers and questions at hand."""
     config = stored_config(run)
-    data = read_yaml(dump_config(config), str(run.root / CONFIG))
+    data = read_yaml(dump_config(config), run.beside(CONFIG))
     for override in overrides:
         apply_override(data, override)
-    config = parse_config(data, f"{run.root / CONFIG} with --set")
+    config = parse_config(data, f"{run.beside(CONFIG)} with --set")
     recipe = chosen_recipe(config, student)
     stage = student_stage(config, recipe)
     version = finished_student(run, config, stage).content
     if config.serve.escalate and config.debate is None:
         raise ConfigError("serve.escalate asks the debate's teachers, but this run's graphs come from a file: it has none.")
+    if config.serve.escalate and config.serve.escalations is None and is_url(run.where):
+        raise ConfigError(f"serve.escalate keeps graphs in a directory, and {run.where} is a URL: name one, serve.escalations.")
     args = {
-        "model": str(run.path(stage)),
+        "model": run.place(stage),
         "model_name": f"{config.name}-{recipe.name}",
         "task": config.task.name,
-        "run": str(run.root),
+        "run": run.where,
         "debate": config.debate.model_dump(mode="json") if config.debate and config.serve.escalate else None,
         "seed": config.seed,
         "version": version[:16],
         "debate_tokens": _debate_tokens(run),
-        "escalations": config.serve.escalations or str(run.root / "escalations"),
-        "access_log": config.serve.access_log or str(run.root / "access.log"),
+        # Both grow a file at a time, which no URL is for.
+        "escalations": config.serve.escalations or (None if is_url(run.where) else run.beside("escalations")),
+        "access_log": config.serve.access_log or (None if is_url(run.where) else run.beside("access.log")),
     }
     questions = run.path("questions")
     held_out = (question for question in iter_stored(questions) if question.split == config.evaluate.splits[0])

@@ -23,7 +23,7 @@ from magdi_ray.evaluate.exam import Candidate, Examination, Paper, write_asked
 from magdi_ray.evaluate.metrics import Key, differences, grouped, scores
 from magdi_ray.graph.store import iter_mags
 from magdi_ray.runs import Run, file_hash
-from magdi_ray.stages import Facts, base_model, payer, read_source, student_stage
+from magdi_ray.stages import Facts, base_model, located_store, payer, read_source, student_stage
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.checks import Digests, text_digest
 from magdi_ray.tasks.load import BadRow, iter_questions, load_task
@@ -49,7 +49,7 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     asked = directory / "asked.parquet"
     rows = write_asked(asked, papers)
     exam = examination(config, run)
-    seconds = run_answers(exam, questions=asked, rows=rows, out=directory / "answers")
+    seconds = run_answers(exam, questions=asked, rows=rows, out=directory / "answers", shared=run.place_of(directory))
     mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in splits)
     task = load_task(config.task)
     held = debate_answers(papers[0].questions, mags, task, failures=failed_debates(run), prices=prices(config))
@@ -138,9 +138,7 @@ def _check_comparisons(config: RunConfig) -> None:
 def examination(config: RunConfig, run: Run) -> Examination:
     """Whom the evaluation asks, and how."""
     settings = config.evaluate
-    default = run.root / "evaluation-replies"
-    chosen = settings.replies
-    replies = chosen if chosen and "://" in chosen else str(Path(chosen).expanduser().resolve() if chosen else default)
+    replies = located_store(settings.replies) or run.beside("evaluation-replies")
     return Examination(
         tasks=(config.task, *settings.tasks),
         candidates=(*students(config, run), *others(config)),
@@ -159,7 +157,7 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
     product = recipes(config.distil)[-1].name
     found = [(BASE, 0, base_model(config, run))]
     found += [
-        (recipe.name, number, str(run.path(student_stage(config, recipe, number))))
+        (recipe.name, number, run.place(student_stage(config, recipe, number)))
         for recipe in recipes(config.distil)
         for number in range(config.distil.seeds)
     ]
@@ -179,6 +177,7 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
             price=settings.price,
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
+            place=config.resources.evaluate,
         )
 
 
@@ -208,6 +207,7 @@ def others(config: RunConfig) -> Iterator[Candidate]:
             replicas=agent.replicas,
             num_cpus=agent.num_cpus,
             num_gpus=agent.num_gpus,
+            place=config.resources.evaluate,
         )
 
 

@@ -89,7 +89,7 @@ def stored_config(run: Run) -> RunConfig:
         return load_config(run.root / CONFIG)
     found = f"a directory without {CONFIG}" if run.root.is_dir() else "a file" if run.root.exists() else "nothing"
     raise RunError(
-        f"{run.root} is no run directory. Required is a directory that `magdi run` or `magdi distill` wrote, with {CONFIG} in "
+        f"{run.where} is no run directory. Required is a directory that `magdi run` or `magdi distill` wrote, with {CONFIG} in "
         f"it; found {found}. Give the directory that those commands name at their end: runs/NAME, or their --out."
     )
 
@@ -112,7 +112,7 @@ def finished_student(run: Run, config: RunConfig, stage: str) -> Manifest:
     if run.state(stage, current.shaped_by, current.inputs) != "complete":
         raise RunError(
             f"{run.path(stage)} was made before the run's configuration, its base model or its graphs changed. "
-            f"Finish the run first: magdi run CONFIG --out {run.root}"
+            f"Finish the run first: magdi run CONFIG --out {run.where}"
         )
     return manifest
 

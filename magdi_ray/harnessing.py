@@ -9,10 +9,11 @@ from magdi_ray.agents.weights import base_and_adapter, check_model_directory, ha
 from magdi_ray.config import RunConfig
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE
-from magdi_ray.evaluate.harness import HarnessOptions, LocalStudent, find_endpoint, run_harness
+from magdi_ray.evaluate.harness import HarnessOptions, LocalStudent, Target, find_endpoint, run_harness
 from magdi_ray.exporting import chosen_recipe, finished_student, stored_config
 from magdi_ray.runs import Run
 from magdi_ray.stages import base_model, student_stage
+from magdi_ray.storage import deliver
 
 DIRECTORY = "lm-eval"
 """Beside the stages' directories, in none of them."""
@@ -34,9 +35,12 @@ def evaluate_run(
         raise ConfigError("--model names a model of an endpoint; it needs --endpoint URL.")
     config = stored_config(run)
     if endpoint is not None:
-        return run_harness(options, [find_endpoint(endpoint, model)], run.path(DIRECTORY))
-    targets = [run_student(run, config, name) for name in dict.fromkeys(students or (None,))]
-    return run_harness(options, targets, run.path(DIRECTORY))
+        targets: list[Target] = [find_endpoint(endpoint, model)]
+    else:
+        targets = [run_student(run, config, name) for name in dict.fromkeys(students or (None,))]
+    results = run_harness(options, targets, run.root / DIRECTORY)
+    deliver(run.root / DIRECTORY, run.beside(DIRECTORY))
+    return results
 
 
 def run_student(run: Run, config: RunConfig, name: str | None) -> LocalStudent:

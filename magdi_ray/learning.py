@@ -128,9 +128,12 @@ def _check_dev(config: RunConfig) -> None:
 
 def _check_storage(config: RunConfig) -> None:
     if config.distil.checkpoints.storage is not None:
-        from magdi_ray.distill.checkpoint.storage import open_storage
+        from magdi_ray.storage import open_storage
 
-        open_storage(config.distil.checkpoints.storage)
+        try:
+            open_storage(config.distil.checkpoints.storage)
+        except ConfigError as problem:
+            raise ConfigError(f"distil.checkpoints.storage: {problem}") from None
 
 
 def _check_elastic(scaling: ScalingConfig, config: RunConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -124,7 +124,7 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
     run.prepare(config, resume)
     ran = []
     with ExitStack() as session:
-        session.callback(run.unlock)
+        session.enter_context(held(run))
         connected = False
         for beside, group in groupby(chosen, key=lambda stage: stage.beside or stage.name):
             todo = [stage for stage in group if not _complete(run, stage)]
@@ -135,6 +135,18 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
             together([partial(run_stage, config, run, stage) for stage in todo], config.distil.parallel if beside is True else 1)
             ran += [stage.name for stage in todo]
     return ran
+
+
+@contextmanager
+def held(run: Run) -> Iterator[None]:
+    """Let go of a run at the end of the body; one that another attempt took over ends with that attempt's name."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.check()  # who interrupts the main thread may be the watch over the lease
+        raise
+    finally:
+        run.unlock()
 
 
 def together(work: Sequence[Callable[[], object]], at_once: int) -> None:
@@ -196,12 +208,12 @@ def load_results(run: Run) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(
             f"The figures of a finished evaluation are required; {file} cannot be read ({error}). Move {file.parent} away and "
-            f"measure again: magdi evaluate CONFIG --out {run.root}"
+            f"measure again: magdi evaluate CONFIG --out {run.where}"
         ) from error
     if data.get("schema") != examining.SCHEMA:
         raise RunError(
             f"{file.parent} was measured by another version (schema {data.get('schema', 1)}, required is "
-            f"{examining.SCHEMA}). Measure again: magdi evaluate CONFIG --out {run.root}"
+            f"{examining.SCHEMA}). Measure again: magdi evaluate CONFIG --out {run.where}"
         )
     return data
 
@@ -228,4 +240,4 @@ def summary(config: RunConfig, run: Run, *, seconds: float) -> dict[str, Any]:
     figures["tokens_debate"] = None if debate is None else round(debate, 2)
     ratio = None if debate is None or not product["tokens_out"] else debate / product["tokens_out"]
     figures["token_ratio"] = None if ratio is None else round(ratio, 2)
-    return figures | {"seconds": round(seconds, 1), "run": str(run.root)}
+    return figures | {"seconds": round(seconds, 1), "run": run.where}

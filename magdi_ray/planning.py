@@ -163,7 +163,7 @@ class _RuleOfThumb:
 def _tokenizer(config: RunConfig, run: Run) -> tuple[Any, str]:
     """The student's tokenizer where it is at hand, else a rule of thumb; and how a person is told."""
     model = config.distil.student.model
-    name = model if isinstance(model, str) else str(run.path("base"))
+    name = model if isinstance(model, str) else run.place("base")
     directory = files_at_hand(name, "tokenizer.json") or files_at_hand(name, "tokenizer.model")
     if directory is None:
         return _RuleOfThumb(), "counted by rule of thumb (the student's tokenizer is not at hand)"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from magdi_ray.agents.weights import check_model_directory, has_tokenizer, is_adapter, resolve_model
-from magdi_ray.cluster import COORDINATION, joins_cluster, machine
+from magdi_ray.cluster import COORDINATION, joins_cluster, machine, read_fleet
 from magdi_ray.config import RunConfig
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.engines import ApiEngine, RecordedEngine, TransformersEngine, VllmEngine
@@ -21,6 +23,8 @@ from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.examining import check_asked
 from magdi_ray.graph.store import check_version
 from magdi_ray.learning import learning_checks, recipe_checks
+from magdi_ray.placement import shortages, wants
+from magdi_ray.progress import console
 from magdi_ray.runs import Run
 from magdi_ray.stages import all_questions
 from magdi_ray.tasks.load import load_task
@@ -42,6 +46,27 @@ def check_run(config: RunConfig, run: Run, *, until: str | None = None, keys: bo
         raise problems[0]
     if problems:
         raise ConfigError("This run cannot start:\n" + "\n".join(f"  - {problem}" for problem in problems))
+
+
+def check_placement(config: RunConfig, stages: Iterable[str]) -> None:
+    """Check that what some stages want can be had on the Ray that was joined, now or grown, before their workers start.
+
+    Where an autoscaler's bounds cannot be read, what the living nodes lack is only warned of.
+
+    Raises:
+        ConfigError: with the arithmetic of everything that can never run.
+    """
+    asked = wants(config, stages)
+    if not asked:
+        return
+    fleet = read_fleet()
+    lacking = shortages(fleet, asked)
+    if lacking and fleet.growth == "unknown":
+        note = "Not on the nodes that are alive, and how far this cluster may grow is not known here"
+        for words in lacking:
+            console.print(f"[yellow]![/] {escape(f'{note}: {words}')}", soft_wrap=True)
+    elif lacking:
+        raise ConfigError("The cluster can never run this:\n" + "\n".join(f"  - {words}" for words in lacking))
 
 
 def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Iterator[MagdiError]:
@@ -145,7 +170,7 @@ def _check_student(config: RunConfig) -> None:
 
 def _check_workers(config: RunConfig) -> None:
     if joins_cluster():
-        return  # a cluster may grow; Ray waits for what it lacks and says so
+        return  # a cluster is looked at when it has been joined: `check_placement`
     cpus, gpus = machine()
     scaling = config.distil.scaling
     workers = scaling.workers[0]

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from magdi_ray.observe.logs import speaks_json
+
+logger = logging.getLogger(__name__)
+
 QUIET_SECONDS = 60.0
 """Between two lines where there is no terminal."""
 
-console = Console(stderr=True, highlight=False)
+
+class Terminal(Console):
+    """A terminal, or a log; where lines are collected as JSON, what people would read is a line of JSON too."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See `rich.console.Console`."""
+        if not speaks_json():
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **(options | {"soft_wrap": True}))
+        if text := captured.get().strip():
+            logger.info("%s", text)
+
+
+console = Terminal(stderr=True, highlight=False)
 """Where people read; standard output is kept for results."""
 
 
@@ -60,7 +82,7 @@ class Progress:
         self._bar: RichProgress | None = None
 
     def __enter__(self) -> Progress:
-        if console.is_terminal:
+        if console.is_terminal and not speaks_json():
             self._bar = _display.take()
             self._task = self._bar.add_task(self.title, total=self.total, note="")
         return self
@@ -91,7 +113,10 @@ class Progress:
 
 @contextmanager
 def polled(progress: Progress, poll: Callable[[Progress], None], *, every: float = 0.5) -> Iterator[Progress]:
-    """Keep a progress up to date from a function that looks at how far the work is, while the body does the work."""
+    """Keep a progress up to date from a function that looks at how far the work is, while the body does the work.
+
+    It looks from a thread of its own, which knows what was said of run and stage here (see `observe.where`).
+    """
     stop = threading.Event()
 
     def watch() -> None:
@@ -100,7 +125,7 @@ def polled(progress: Progress, poll: Callable[[Progress], None], *, every: float
                 poll(progress)
 
     with progress:
-        thread = threading.Thread(target=watch, name="progress", daemon=True)
+        thread = threading.Thread(target=copy_context().run, args=(watch,), name="progress", daemon=True)
         thread.start()
         try:
             yield progress

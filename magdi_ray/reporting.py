@@ -39,7 +39,8 @@ from magdi_ray.report_parts.finished import (
     stored_questions,
 )
 from magdi_ray.report_parts.outputs import check_outputs
-from magdi_ray.runs import Run, write_atomically
+from magdi_ray.runs import Run
+from magdi_ray.storage import write_atomically
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import load_task
 

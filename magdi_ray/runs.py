@@ -1,35 +1,45 @@
 """The run directory: where each stage keeps its files, which stages are complete, and what has to run again.
 
-A stage is complete if and only if its `manifest.json` exists: it is written last, atomically. The manifest holds the hash of
-the configuration that shaped the stage and of the stages it read; when either no longer matches, the stage is stale and runs
-again. Files of a stale or unfinished attempt are moved to `superseded/`, never deleted.
+    RUN/student/                       a finished stage: complete if and only if its `manifest.json` exists
+    RUN/attempts/00000003/student/     the same stage while it is made; renamed to the above when it is whole
+    RUN/leases/                        who works at the run (`lease`)
+    RUN/superseded/                    what stale stages and unfinished attempts left; moved there, never deleted
+
+A manifest holds the hash of the configuration that shaped the stage and of the stages it read; when either no longer matches,
+the stage is stale and runs again. The directory may also be at a URL, which cannot rename: there a finished stage stays where its
+attempt wrote it, and its manifest says where that is (`mirror`).
 """
 
 from __future__ import annotations
 
-import fcntl
+import _thread
 import hashlib
 import json
-import os
-import socket
 import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from magdi_ray.config import RunConfig, content_hash, dump_config
 from magdi_ray.errors import RunError
+from magdi_ray.lease import Lease
+from magdi_ray.mirror import STAGES, Mirror, file_of
+from magdi_ray.progress import console
+from magdi_ray.storage import adopt, fetched, is_url, names, write_atomically
 
 Resume = Literal["never", "always", "if_possible"]
 State = Literal["missing", "unfinished", "stale", "complete"]
 
 MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
-LOCK = "run.lock"
 IDENTITY = "run.id"
+ATTEMPTS = "attempts"
+LEASES = "leases"
+SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +61,74 @@ class Manifest:
     """UTC, ISO 8601."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Counts a person asks for first: rows, failures, skipped records by reason."""
+    at: str = ""
+    """Of a run at a URL: where the files are, relative to it."""
 
 
 class Run:
-    """One run directory."""
+    """One run directory: a path, or a URL of any file system fsspec knows."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).resolve()
-        self._lock: IO[str] | None = None
+    def __init__(self, where: str | Path) -> None:
+        """Open a directory, which need not be there yet."""
+        place = str(where)
+        self._mirror = Mirror(place.rstrip("/")) if is_url(place) else None
+        self.root = self._mirror.root if self._mirror else Path(where).resolve()
+        """The local directory: the run's own, or that which stands for its small files."""
+        self.where = self._mirror.home if self._mirror else str(self.root)
+        """What people call it."""
+        self._lease: Lease | None = None
+        if self._mirror:
+            self._mirror.pull()
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt at the run; 0 before `lock`."""
+        return self._lease.number if self._lease else 0
 
     def path(self, stage: str) -> Path:
-        """The directory of a stage: "questions", "student", "ablations/level1"."""
+        """The directory of a stage on this machine: "questions", "student", "ablations/level1". Of a URL a copy is fetched."""
+        if self._mirror and (manifest := self.read_manifest(stage)):
+            return fetched(f"{self.where}/{manifest.at}")
         return self.root / stage
+
+    def place(self, stage: str) -> str:
+        """Where every machine finds a finished stage's files."""
+        if self._mirror and (manifest := self.read_manifest(stage)):
+            return f"{self.where}/{manifest.at}"
+        return self.beside(stage)
+
+    def beside(self, name: str) -> str:
+        """Where every machine finds what belongs to the run and to no stage: replies, checkpoints."""
+        return f"{self.where}/{name}"
+
+    def place_of(self, directory: Path) -> str:
+        """Where every machine finds a directory that is being made (`clear`)."""
+        return self.beside(directory.relative_to(self.root).as_posix())
+
+    def gather(self, directory: Path) -> None:
+        """Have on this machine what workers wrote to `place_of(directory)`."""
+        if self._mirror:
+            self._mirror.gather(directory)
 
     @property
     def metrics(self) -> Path:
-        """One JSON line a training step."""
+        """One JSON line a training step, and more; of a URL the lines that training workers write are in files beside it."""
         return self.root / "metrics.jsonl"
+
+    @property
+    def log(self) -> str:
+        """Where training workers of this attempt write their lines: the file itself, or a directory at a URL."""
+        return f"{self.where}/logs/{self.attempt:08d}" if self._mirror else str(self.metrics)
+
+    def refresh(self) -> None:
+        """See what training workers have written since."""
+        if self._mirror:
+            self._mirror.pull_logs()
+
+    def push(self) -> None:
+        """Deliver what changed among the small files of a run at a URL."""
+        if self._mirror:
+            self._mirror.push()
 
     def prepare(self, config: RunConfig, resume: Resume) -> None:
         """Create or take up the directory and store the resolved configuration in it.
@@ -75,23 +136,24 @@ class Run:
         Raises:
             RunError: the directory holds something that is not a run, or another run, or `resume` forbids what was found.
         """
-        occupied = self.root.exists() and any(self.root.iterdir())
         stored = self.root / CONFIG
+        occupied = bool(names(self.where) - {LEASES})
         if occupied and not stored.is_file():
             raise RunError(
-                f"{self.root} holds files that are no run of magdi (there is no {CONFIG}). Choose an empty --out directory."
+                f"{self.where} holds files that are no run of magdi (there is no {CONFIG}). Choose an empty --out directory."
             )
         if occupied and resume == "never":
-            raise RunError(f"{self.root} already holds a run. Choose another --out directory, or allow --resume if_possible.")
+            raise RunError(f"{self.where} already holds a run. Choose another --out directory, or allow --resume if_possible.")
         if not occupied and resume == "always":
-            raise RunError(f"--resume always: there is no run in {self.root} to resume.")
+            raise RunError(f"--resume always: there is no run in {self.where} to resume.")
         if occupied and (name := _stored_name(stored)) != config.name:
-            raise RunError(f"{self.root} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
+            raise RunError(f"{self.where} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
         self.root.mkdir(parents=True, exist_ok=True)
         self.lock()
         if not self.identity:
             write_atomically(self.root / IDENTITY, f"{uuid.uuid4().hex[:12]}\n")
         write_atomically(stored, dump_config(config))
+        self.push()
 
     @property
     def identity(self) -> str:
@@ -100,35 +162,56 @@ class Run:
         return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def lock(self) -> None:
-        """Keep other processes from working in this directory; the operating system lets go of it when this process ends.
+        """Become the one attempt that works in this directory; what an attempt before left unfinished is moved away.
+
+        When another attempt takes over later, since this one was not heard of, the main thread is interrupted as by Ctrl-C.
 
         Raises:
-            RunError: another process works in it.
+            RunError: another attempt works in it.
         """
-        if self._lock is not None:
+        if self._lease is not None:
             return
-        lock = (self.root / LOCK).open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
-            raise RunError(f"{self.root} is in use by {holder}. Wait for it to end, or choose another --out directory.") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        self._lock = lock
+
+        def waiting(text: str) -> None:
+            console.print(f"[yellow]![/] {text}", soft_wrap=True)
+
+        lease = Lease(self.beside(LEASES), on_lost=_thread.interrupt_main, waiting=waiting)
+        lease.acquire()
+        self._lease = lease
+        if self._mirror:
+            self._mirror.pull()  # the attempt before may have ended only now
+            self._mirror.start()
+            return
+        for left in sorted((self.root / ATTEMPTS).glob("*")):
+            if left.name < f"{lease.number:08d}":
+                self._supersede(left, f"attempt-{int(left.name)}")
 
     def unlock(self) -> None:
-        """Let other processes work in this directory again."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Let another attempt work in this directory."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        with suppress(OSError):  # what an unfinished stage left stays for who takes the run up
+            (self.root / ATTEMPTS / f"{lease.number:08d}").rmdir()
+            (self.root / ATTEMPTS).rmdir()
+        try:
+            if self._mirror:
+                self._mirror.stop()
+        finally:
+            lease.release()
+
+    def check(self) -> None:
+        """Make sure that no other attempt has taken over.
+
+        Raises:
+            RunError: one has.
+        """
+        if self._lease is not None:
+            self._lease.check()
 
     def read_manifest(self, stage: str) -> Manifest | None:
         """The manifest of a stage, or None where the stage is not complete."""
-        path = self.path(stage) / MANIFEST
+        path = self.root / STAGES / file_of(stage) if self._mirror else self.root / stage / MANIFEST
         if not path.is_file():
             return None
         try:
@@ -140,32 +223,32 @@ class Run:
         """The manifest of a stage that must be complete."""
         manifest = self.read_manifest(stage)
         if manifest is None:
-            raise RunError(f"{self.root} has no finished {stage!r} stage. Run it first: magdi run CONFIG --out {self.root}")
+            raise RunError(f"{self.where} has no finished {stage!r} stage. Run it first: magdi run CONFIG --out {self.where}")
         return manifest
 
     def state(self, stage: str, shaped_by: Any, inputs: Iterable[str]) -> State:
         """What is on disk for a stage, held against the configuration and the stages it reads."""
         manifest = self.read_manifest(stage)
         if manifest is None:
-            directory = self.path(stage)
-            return "unfinished" if directory.is_dir() and any(directory.iterdir()) else "missing"
+            return "unfinished" if any((self.root / ATTEMPTS).glob(f"*/{stage}")) else "missing"
         wanted = (content_hash(shaped_by), self._contents(inputs))
         return "complete" if (manifest.config_hash, manifest.inputs) == wanted else "stale"
 
     def clear(self, stage: str) -> Path:
-        """An empty directory for a stage; whatever stood there is moved to `superseded/`."""
-        directory = self.path(stage)
-        if directory.exists() and any(directory.iterdir()):
-            stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-            superseded = self.root / "superseded"
-            superseded.mkdir(exist_ok=True)
-            directory.rename(Path(tempfile.mkdtemp(prefix=f"{stage.replace('/', '-')}-{stamp}-", dir=superseded)))
-        directory.mkdir(parents=True, exist_ok=True)
+        """An empty directory to make a stage in, under this attempt's number; what it left there before is moved away."""
+        directory = self._working(stage)
+        if directory.exists():
+            self._supersede(directory, stage)
+        directory.mkdir(parents=True)
         return directory
 
     def finish(self, stage: str, shaped_by: Any, inputs: Iterable[str], *, seconds: float, facts: Mapping[str, Any]) -> Manifest:
-        """Declare a stage complete: hash its files and write the manifest, last."""
-        directory = self.path(stage)
+        """Declare a stage complete: hash its files, write the manifest, and put it into its place. An older one is moved away.
+
+        Raises:
+            RunError: another attempt has taken over; what this one made stays under its number.
+        """
+        directory = self._working(stage)
         files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
         manifest = Manifest(
             stage=stage,
@@ -176,20 +259,37 @@ class Run:
             seconds=round(seconds, 3),
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             facts=dict(facts),
+            at=directory.relative_to(self.root).as_posix() if self._mirror else "",
         )
-        write_atomically(directory / MANIFEST, json.dumps(asdict(manifest), indent=1))
+        text = json.dumps(asdict(manifest), indent=1)
+        write_atomically(directory / MANIFEST, text)
+        if self._mirror:
+            place = self._mirror.hand_over(directory)
+            self.check()
+            self._mirror.publish(stage, text)
+            adopt(directory, place)
+            self.push()
+            return manifest
+        self.check()
+        if self.path(stage).exists():
+            self._supersede(self.path(stage), stage)
+        self.path(stage).parent.mkdir(parents=True, exist_ok=True)
+        directory.rename(self.path(stage))
+        if directory.parent.name != f"{self.attempt:08d}":
+            directory.parent.rmdir()
         return manifest
+
+    def _working(self, stage: str) -> Path:
+        return self.root / ATTEMPTS / f"{self.attempt:08d}" / stage
+
+    def _supersede(self, directory: Path, name: str) -> None:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        (self.root / SUPERSEDED).mkdir(exist_ok=True)
+        directory.rename(tempfile.mkdtemp(prefix=f"{name.replace('/', '-')}-{stamp}-", dir=self.root / SUPERSEDED))
 
     def _contents(self, stages: Iterable[str]) -> dict[str, str]:
         manifests = {stage: self.read_manifest(stage) for stage in stages}
         return {stage: manifest.content if manifest else "" for stage, manifest in manifests.items()}
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 LARGE = 1 << 26

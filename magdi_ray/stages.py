@@ -29,6 +29,7 @@ from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import iter_mags, write_mags
 from magdi_ray.progress import Progress, console, polled
 from magdi_ray.runs import Run, file_hash
+from magdi_ray.storage import is_url
 from magdi_ray.tasks.base import SPLITS, Question
 from magdi_ray.tasks.checks import checked, fingerprint
 from magdi_ray.tasks.load import BadRow, iter_questions, load_task
@@ -114,7 +115,8 @@ def make_debates(config: RunConfig, run: Run, directory: Path) -> Facts:
         return _import_debates(config, run, directory, config.graph.source)
     from magdi_ray.debate.run import run_debates
 
-    return run_debates(debate_stage(config, run), source=run.path("questions"), out=directory, log=run.metrics)
+    source, shared = run.place("questions"), run.place_of(directory)
+    return run_debates(debate_stage(config, run), source=source, out=directory, shared=shared, log=run.metrics)
 
 
 def debate_stage(config: RunConfig, run: Run) -> DebateStage:
@@ -142,11 +144,12 @@ def payer(config: RunConfig, run: Run) -> str:
 
 def replies_url(config: RunConfig, run: Run) -> str:
     """Where the replies of a run's debates are kept."""
-    chosen = config.debate.replies if config.debate else None
-    if chosen and "://" in chosen:
-        return chosen
-    # Absolute also where it does not exist yet: workers have working directories of their own.
-    return str(Path(chosen).expanduser().resolve() if chosen else (run.root / "replies").resolve())
+    return located_store(config.debate.replies if config.debate else None) or run.beside("replies")
+
+
+def located_store(chosen: str | None) -> str | None:
+    """A reply store of one's own choosing, also for workers, which have working directories of their own; None if none was."""
+    return chosen if chosen is None or is_url(chosen) else str(Path(chosen).expanduser().resolve())
 
 
 def _import_debates(config: RunConfig, run: Run, directory: Path, source: GraphSource) -> Facts:
@@ -221,7 +224,7 @@ def make_base(config: RunConfig, run: Run, directory: Path) -> Facts:
 def base_model(config: RunConfig, run: Run) -> str:
     """Where the untaught student's weights are."""
     model = config.distil.student.model
-    return absolute(model) if isinstance(model, str) else str(run.path("base"))
+    return absolute(model) if isinstance(model, str) else run.place("base")
 
 
 def student_stage(config: RunConfig, recipe: RecipeConfig, number: int = 0) -> str:
@@ -237,9 +240,9 @@ def make_student(config: RunConfig, run: Run, directory: Path, *, recipe: Recipe
     from magdi_ray.distill.watch.view import cost_summary
 
     job = training_job(config, run, directory, recipe, number)
-    offset = run.metrics.stat().st_size if run.metrics.exists() else 0
-    with polled(Progress(f"distil {job.label}", None), lambda progress: _follow(progress, run.metrics, offset, job)):
-        facts = distill(job, config.distil.scaling, storage=run.root / "training")
+    with polled(Progress(f"distil {job.label}", None), lambda progress: _follow(progress, run, job)):
+        facts = distill(job, config.distil.scaling, storage=run.beside("training"), place=config.resources.distil)
+    run.gather(directory)
     for line in cost_summary(facts):
         console.print(f"  [dim]{job.label}: {line}[/]", soft_wrap=True)
     return facts
@@ -249,7 +252,7 @@ def forget_training(config: RunConfig, run: Run, directory: Path, *, recipe: Rec
     """Delete the checkpoints of a training whose student is complete."""
     from magdi_ray.distill.train import forget
 
-    forget(training_job(config, run, directory, recipe, number), storage=run.root / "training")
+    forget(training_job(config, run, directory, recipe, number), storage=run.beside("training"))
 
 
 def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeConfig, number: int = 0) -> Job:
@@ -259,11 +262,11 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
     inputs = {stage: manifest.content for stage in ("graphs", "base") if (manifest := run.read_manifest(stage))}
     inputs["student"] = file_hash(resolve_model(base_model(config, run)))
     return Job(
-        graphs=str(run.path("graphs")),
-        tokens=str(run.root / "tokens"),
-        output=str(directory),
-        log=str(run.metrics),
-        tensorboard=str(run.root / "tensorboard" / (f"{recipe.name}-{number}" if number else recipe.name)),
+        graphs=run.place("graphs"),
+        tokens=run.beside("tokens"),
+        output=run.place_of(directory),
+        log=run.log,
+        tensorboard=run.beside("tensorboard/" + (f"{recipe.name}-{number}" if number else recipe.name)),
         task=config.task,
         student=config.distil.student,
         model=base_model(config, run),
@@ -275,21 +278,20 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
         track=config.distil.track,
         run=f"{config.name}-{run.identity}",
         seed=derive_seed(config.seed, "distil", *([number] if number else [])),
+        attempt=run.attempt,
         number=number,
         inputs=inputs,
     )
 
 
-def _follow(progress: Progress, log: Path, offset: int, job: Job) -> None:
+def _follow(progress: Progress, run: Run, job: Job) -> None:
     """Show the newest step of a training from the run's log."""
+    from magdi_ray.distill.watch.lines import last_lines
     from magdi_ray.distill.watch.view import progress_note
 
-    if not log.exists():
-        return
-    with log.open("rb") as stream:
-        stream.seek(max(offset, log.stat().st_size - 16384))
-        lines = [json.loads(line) for line in stream.read().split(b"\n")[:-1] if line.startswith(b"{") and b'"loss"' in line]
-    this = (job.recipe.name, job.number)
-    if mine := [line for line in lines if (line.get("recipe"), line.get("seed")) == this and "event" not in line]:
+    run.refresh()
+    this = (job.recipe.name, job.number, job.attempt)
+    lines = [line for line in last_lines(run.metrics) if "loss" in line and "event" not in line]
+    if mine := [line for line in lines if (line.get("recipe"), line.get("seed"), line.get("attempt")) == this]:
         last = mine[-1]
         progress.update(last["step"] + 1, total=last["steps"], note=progress_note(last))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from magdi_ray.config import RunConfig, load_config, parse_config
 from magdi_ray.errors import RunError
-from magdi_ray.runs import MANIFEST, Run, file_hash
+from magdi_ray.runs import MANIFEST, Resume, Run, file_hash
+from magdi_ray.storage import delivered, fetched, listing, read_text
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +19,30 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def config() -> RunConfig:
     return load_config(ROOT / "configs" / "tiny.yaml")
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a run may be; a URL, of which every machine makes copies."""
+    monkeypatch.setenv("MAGDI_CACHE", str(tmp_path / "cache"))
+    return f"file://{tmp_path}/bucket/run"
+
+
+@pytest.fixture(params=["path", "url"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, url: str) -> Iterator[Run]:
+    """A run that this process works at."""
+    run = Run(tmp_path / "run" if request.param == "path" else url)
+    run.root.mkdir(exist_ok=True)
+    run.lock()
+    yield run
+    run.unlock()
+
+
+def begun(where: Path, config: RunConfig, resume: Resume = "never") -> None:
+    """A run that was begun, and that nobody works at."""
+    run = Run(where)
+    run.prepare(config, resume)
+    run.unlock()
 
 
 def finish(run: Run, stage: str, text: str, shaped_by: object = "a", inputs: tuple[str, ...] = ()) -> None:
@@ -64,7 +91,7 @@ def test_a_directory_that_is_no_run_is_not_touched(tmp_path: Path, config: RunCo
 
 
 def test_another_runs_directory_is_refused(tmp_path: Path, config: RunConfig) -> None:
-    Run(tmp_path).prepare(config, "never")
+    begun(tmp_path, config)
     other = parse_config(config.model_dump(mode="json") | {"name": "other"}, "test")
     with pytest.raises(RunError, match="holds the run 'tiny', not 'other'"):
         Run(tmp_path).prepare(other, "if_possible")
@@ -73,14 +100,14 @@ def test_another_runs_directory_is_refused(tmp_path: Path, config: RunConfig) ->
 def test_resume_never_wants_a_fresh_directory_and_always_a_used_one(tmp_path: Path, config: RunConfig) -> None:
     with pytest.raises(RunError, match="no run in"):
         Run(tmp_path / "new").prepare(config, "always")
-    Run(tmp_path).prepare(config, "never")
-    Run(tmp_path).prepare(config, "always")
+    begun(tmp_path, config)
+    begun(tmp_path, config, "always")
     with pytest.raises(RunError, match="already holds a run"):
         Run(tmp_path).prepare(config, "never")
 
 
 def test_the_resolved_configuration_is_stored_and_equal(tmp_path: Path, config: RunConfig) -> None:
-    Run(tmp_path).prepare(config, "never")
+    begun(tmp_path, config)
     assert load_config(tmp_path / "config.yaml") == config
 
 
@@ -99,6 +126,78 @@ def test_two_processes_never_work_in_one_run(tmp_path: Path) -> None:
         second.lock()
     first.unlock()
     second.lock()
+    assert second.attempt == 2
+    second.unlock()
+
+
+def test_a_stage_is_made_under_the_attempts_number_and_appears_when_it_is_whole(run: Run) -> None:
+    assert run.place_of(run.clear("ablations/level1")) == f"{run.where}/attempts/00000001/ablations/level1"
+    assert run.state("ablations/level1", "a", ()) == "unfinished"
+    (run.root / "attempts" / "00000001" / "ablations" / "level1" / "data.txt").write_text("whole")
+    run.finish("ablations/level1", "a", (), seconds=1.0, facts={})
+    assert (run.path("ablations/level1") / "data.txt").read_text() == "whole"
+    assert Run(run.where).read_manifest("ablations/level1") is not None
+
+
+def test_what_an_attempt_left_unfinished_is_kept_and_out_of_the_way(tmp_path: Path) -> None:
+    first = Run(tmp_path)
+    first.lock()
+    (first.clear("debates") / "data.txt").write_text("half")
+    first.unlock()
+    second = Run(tmp_path)
+    second.lock()
+    assert second.state("debates", "a", ()) == "missing"
+    assert [path.read_text() for path in (tmp_path / "superseded").rglob("data.txt")] == ["half"]
+    second.unlock()
+
+
+def test_an_attempt_that_was_taken_over_from_declares_nothing_finished(run: Run) -> None:
+    (run.clear("student") / "weights").write_text("of the first")
+    (record,) = Path(run.where.removeprefix("file://")).glob("leases/*")
+    record.with_name(record.name.replace("00000001", "00000002")).write_text(record.read_text())
+    with pytest.raises(RunError, match="attempt 2 took over"):
+        run.finish("student", "a", (), seconds=1.0, facts={})
+    assert Run(run.where).read_manifest("student") is None
+
+
+def test_a_run_at_a_url_is_seen_from_other_machines(url: str, config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(url)
+    run.prepare(config, "never")
+    finish(run, "graphs", "x")
+    finish(run, "ablations/level1", "weights", inputs=("graphs",))
+    run.metrics.write_text("{}\n")
+    run.unlock()
+    monkeypatch.setenv("MAGDI_CACHE", os.environ["MAGDI_CACHE"] + "-of-another-machine")
+    other = Run(url)
+    assert load_config(other.root / "config.yaml") == config
+    assert (other.identity, other.metrics.read_text()) == (run.identity, "{}\n")
+    assert other.state("ablations/level1", "a", ("graphs",)) == "complete"
+    assert (other.path("ablations/level1") / "data.txt").read_text() == "weights"
+    assert fetched(other.place("graphs")) == other.path("graphs")
+
+
+def test_a_stage_at_a_url_may_be_written_by_workers(url: str, config: RunConfig) -> None:
+    run = Run(url)
+    run.prepare(config, "never")
+    directory = run.clear("debates")
+    with delivered(run.place_of(directory)) as elsewhere:
+        (elsewhere / "part.parquet").write_text("of a worker")
+    run.gather(directory)
+    (directory / "own.txt").write_text("of the driver")
+    manifest = run.finish("debates", "a", (), seconds=1.0, facts={})
+    assert set(manifest.files) == {"own.txt", "part.parquet"}
+    assert set(listing(run.place("debates"))) == {"own.txt", "part.parquet", MANIFEST}
+    run.unlock()
+
+
+def test_a_stage_at_a_url_that_is_made_anew_leaves_the_older_one(url: str, config: RunConfig) -> None:
+    for text in ("first", "second"):
+        run = Run(url)
+        run.prepare(config, "if_possible")
+        finish(run, "graphs", text)
+        run.unlock()
+    assert (Run(url).path("graphs") / "data.txt").read_text() == "second"
+    assert read_text(f"{url}/attempts/00000001/graphs/data.txt") == "first"
 
 
 def test_files_a_run_starts_from_count_by_their_content(tmp_path: Path) -> None:

@@ -23,7 +23,9 @@ from tenacity import AsyncRetrying, before_sleep_log, retry_if_exception, wait_e
 
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.config.engines import EngineConfig, TransformersEngine, VllmEngine
+from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.errors import EngineError, MagdiError
+from magdi_ray.placement import remote_options
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class PoolSpec:
     num_gpus: float = 0.0
     max_ongoing_requests: int | None = None
     """Requests a replica holds at once; None takes two of the engine's batches, one decoding and one gathering."""
+    place: Place = ANYWHERE
+    """The nodes its replicas may run on."""
 
 
 def unique_app(stage: str, name: str) -> str:
@@ -113,7 +117,7 @@ def engine_application(spec: PoolSpec, *, name: str = "engine") -> serve.Applica
     scaling = copies(spec.replicas, full=batch)
     deployment = serve.deployment(EngineReplica).options(
         name=name,
-        ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus},
+        ray_actor_options={"num_cpus": spec.num_cpus, "num_gpus": spec.num_gpus, **remote_options(spec.place)},
         max_ongoing_requests=spec.max_ongoing_requests or 2 * batch,
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.1,
@@ -170,7 +174,7 @@ def wait_until_running(names: Sequence[str], *, timeout_s: float) -> None:
             waits = "; ".join(f"{name}: {said.get(name, 'no message')}" for name in pending)
             raise EngineError(
                 f"{len(pending)} of {len(names)} engines did not start within {timeout_s:.0f} s ({waits}). "
-                "Check that the cluster has the CPUs and GPUs that their replicas reserve."
+                "Check that the cluster has the CPUs and GPUs that their replicas reserve, on nodes that resources lets them use."
             )
         time.sleep(0.1)
 

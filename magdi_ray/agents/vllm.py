@@ -22,7 +22,9 @@ from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.pool import PoolSpec, copies
 from magdi_ray.agents.weights import base_and_adapter
 from magdi_ray.config.engines import VllmEngine
+from magdi_ray.config.resources import Place
 from magdi_ray.errors import ConfigError, EngineError
+from magdi_ray.placement import bundle, remote_options
 
 BASE = "base"
 ADAPTER = "adapter"
@@ -67,12 +69,12 @@ def vllm_application(spec: PoolSpec) -> serve.Application:
     engine = spec.engine.located()
     settings = llm_settings(spec)
     try:
-        server = build_llm_deployment(LLMConfig(**settings))
+        server = build_llm_deployment(LLMConfig(**settings), override_serve_options=placed(spec.place))
     except ValueError as error:
         raise ConfigError(f"vLLM cannot serve {engine.model!r}: {error}") from None
     door = serve.deployment(VllmDoor).options(
         name="engine",
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **remote_options(Place(labels=spec.place.labels))},
         max_ongoing_requests=settings["deployment_config"]["max_ongoing_requests"] * spec.replicas[1],
         max_constructor_retry_count=2,
         graceful_shutdown_wait_loop_s=0.1,
@@ -88,8 +90,8 @@ def llm_settings(spec: PoolSpec) -> dict[str, Any]:
     base, _ = base_and_adapter(engine.model)
     rows = engine.engine_kwargs.get("max_num_seqs", ROWS)
     # vLLM's workers live in the placement group's bundles. On CPUs there is none beside the replica, and no bundle may be empty.
-    gpus = {"bundle_per_worker": {"GPU": spec.num_gpus}}
-    cpus = {"bundles": [{"CPU": spec.num_cpus}]}
+    gpus = {"bundle_per_worker": bundle(spec.place, num_gpus=spec.num_gpus)}
+    cpus = {"bundles": [bundle(spec.place, num_cpus=spec.num_cpus)]}
     return {
         "model_loading_config": {"model_id": BASE, "model_source": base},
         "engine_kwargs": engine_arguments(engine, num_gpus=spec.num_gpus),
@@ -101,6 +103,11 @@ def llm_settings(spec: PoolSpec) -> dict[str, Any]:
             **copies(spec.replicas, full=rows),
         },
     }
+
+
+def placed(place: Place) -> dict[str, Any]:
+    """Serve's options that keep a replica's placement group to the nodes of a place; what it reserves is in the bundles."""
+    return {"placement_group_bundle_label_selector": [place.labels]} if place.labels else {}
 
 
 def engine_arguments(engine: VllmEngine, *, num_gpus: float) -> dict[str, Any]:

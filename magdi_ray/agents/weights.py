@@ -1,8 +1,9 @@
 """Where a model's files are, and whether they can be loaded, said before anything is loaded. Knows no torch.
 
 A model is named by a directory in Hugging Face's layout (full weights, or a PEFT adapter whose `adapter_config.json` names its
-base), by `pkg://package/path` for files shipped inside an installed package, or by a hub name, `organisation/model`. Any of them
-may carry an adapter behind a colon, `base:adapter`, whatever base the adapter's own configuration names.
+base), by `pkg://package/path` for files shipped inside an installed package, by the URL of a directory (s3://, gs://, ...), of
+which every machine fetches a copy, or by a hub name, `organisation/model`. Any of them may carry an adapter behind a colon,
+`base:adapter`, whatever base the adapter's own configuration names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 
 from magdi_ray.errors import ConfigError
+from magdi_ray.storage import fetched, is_url
 
 PACKAGE_SCHEME = "pkg://"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -23,11 +25,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.j
 
 
 def resolve_model(name: str) -> str:
-    """The path that `name` stands for; hub names and plain paths come back as they are.
+    """The path that `name` stands for; hub names and plain paths come back as they are. What lies at a URL never changes.
 
     Raises:
+        RunError: there is nothing at the URL.
         ConfigError: a `pkg://` name whose package is not installed or holds no such file or directory.
     """
+    if is_url(name):
+        return str(fetched(name))
     if not name.startswith(PACKAGE_SCHEME):
         return name
     package, _, path = name.removeprefix(PACKAGE_SCHEME).partition("/")

@@ -26,9 +26,11 @@ from magdi_ray.cli.options import (
     option,
     out,
     print_table,
+    report_at,
     run_until,
 )
 from magdi_ray.cli.planning import plan
+from magdi_ray.cli.submit import submit
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
@@ -76,8 +78,10 @@ def run(
     loaded, directory = open_run(config, out_, set_)
     run_pipeline(loaded, directory, resume=resume)
     print_table(result_tables(load_results(directory)))
-    out.print(f"report: {write_report([directory])}", soft_wrap=True, markup=False)
-    out.print(f"run: {directory.root}", soft_wrap=True)
+    page = write_report([directory])
+    directory.push()
+    out.print(f"report: {report_at(directory, page)}", soft_wrap=True, markup=False)
+    out.print(f"run: {directory.where}", soft_wrap=True, markup=False)
     if as_json:
         print(json.dumps(summary(loaded, directory, seconds=time.monotonic() - started)))
 
@@ -98,11 +102,12 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(report)
 app.command()(doctor)
+app.command()(submit)
 
 
 @app.command()
 def serve(
-    path: Annotated[Path, typer.Argument(help="A run directory, or a model's.", show_default=False)],
+    path: Annotated[str, typer.Argument(help="A run's directory or URL, or a model's directory.", show_default=False)],
     student: Annotated[str | None, option(help="A recipe of the run; default: the product.")] = None,
     task: Annotated[str | None, option(help="How answers are read, for votes; of a model directory only.")] = None,
     host: Annotated[str | None, option(help="Default: serve.host, 127.0.0.1.")] = None,

@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from magdi_ray.cli.options import ConfigFile, DefaultOut, ResumeOption, Set, open_run, option, out, print_table, run_until
+from magdi_ray.cli.options import (
+    ConfigFile,
+    DefaultOut,
+    ResumeOption,
+    Set,
+    open_run,
+    option,
+    out,
+    print_table,
+    report_at,
+    run_until,
+)
 from magdi_ray.errors import ConfigError
 from magdi_ray.runs import Run
 
@@ -58,11 +69,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - options, each of which a person may le
     options = harness_options(lm_eval, apply_chat_template=chat_template, **chosen)
     _, run = open_run(config, out_, None)
     print_table(harness_table(evaluate_run(run, options, students=student or (), endpoint=endpoint, model=model)))
-    out.print(f"results: {run.path('lm-eval')}", soft_wrap=True)
+    out.print(f"results: {run.beside('lm-eval')}", soft_wrap=True, markup=False)
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="One run directory, or several to be compared.", show_default=False)],
+    runs: Annotated[list[str], typer.Argument(help="One run (directory or URL), or several to be compared.", show_default=False)],
     out_: Annotated[Path | None, option("--out", help="The page. Default, of one run: report.html in it.")] = None,
     markdown: Annotated[Path | None, option(help="Also write the tables to this file, as markdown.")] = None,
     questions: Annotated[int | None, option(min=0, help="Show at most so many questions, evaluated ones first.")] = None,
@@ -75,7 +86,9 @@ def report(
     """
     from magdi_ray.reporting import write_report
 
-    page = write_report([Run(path) for path in runs], out_, markdown=markdown, questions=questions)
-    out.print(f"report: {page}", soft_wrap=True, markup=False)
+    opened = [Run(run) for run in runs]
+    page = write_report(opened, out_, markdown=markdown, questions=questions)
+    opened[0].push()
+    out.print(f"report: {report_at(opened[0], page)}", soft_wrap=True, markup=False)
     if markdown is not None:
         out.print(f"tables: {markdown}", soft_wrap=True, markup=False)

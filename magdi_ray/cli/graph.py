@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from magdi_ray.cli.options import option, out, print_table
-from magdi_ray.config import load_config
 from magdi_ray.errors import GraphError
 from magdi_ray.runs import CONFIG, Run
+from magdi_ray.storage import is_url
 
 graph_app = typer.Typer(no_args_is_help=True, help="Look at, and import, interaction graphs.")
 TASK_NAMES = "gsm8k, math, strategyqa, commonsenseqa, arc, boolq, svamp, aqua, ecare or tiny"
+RunOrFile = Annotated[str, typer.Argument(help="A run (directory or URL), or a graph file.", show_default=False)]
 IMPORTED = "society, reconcile, magdi, ford, llm_agora, eot, i2i or convincing."
 
 
@@ -46,7 +47,7 @@ def graph_import(
 
 @graph_app.command("export")
 def graph_export(
-    run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)],
+    run: RunOrFile,
     format: Annotated[str, option(help="messages, prompt-completion, preference or unpaired.")],
     out: Annotated[Path, option(help="File to write: .jsonl, .json or .parquet.")],
     task: Annotated[str | None, option(help=f"{TASK_NAMES}. Default: the run's own; gsm8k for a graph file.")] = None,
@@ -57,12 +58,13 @@ def graph_export(
 
     Example: magdi graph export runs/tiny --format preference --out preference.jsonl
     """
+    from magdi_ray.exporting import stored_config
     from magdi_ray.graph.export import export_mags
     from magdi_ray.graph.store import iter_mags
     from magdi_ray.progress import console
     from magdi_ray.tasks.load import TASKS
 
-    own = load_config(run / CONFIG).task.name if (run / CONFIG).is_file() else None
+    own = stored_config(opened).task.name if (opened := _run(run)) else None
     name = task or own or "gsm8k"
     if name not in TASKS:
         raise GraphError(f"--task must be one of {', '.join(TASKS)}, found {task!r}.")
@@ -86,7 +88,7 @@ def _say_skipped(skipped: list[tuple[str, str]]) -> None:
 
 @graph_app.command("show")
 def graph_show(
-    run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)],
+    run: RunOrFile,
     question_id: Annotated[str, typer.Argument(help="Id of the question.", show_default=False)],
 ) -> None:
     """Print one debate: agents by rounds, right and wrong, who was shown what.
@@ -109,7 +111,7 @@ def graph_show(
 
 
 @graph_app.command("stats")
-def graph_stats(run: Annotated[Path, typer.Argument(help="A run directory or a graph file.", show_default=False)]) -> None:
+def graph_stats(run: RunOrFile) -> None:
     """Count what the graphs hold. Example: magdi graph stats runs/tiny"""
     from magdi_ray.graph.stats import describe, render_stats
     from magdi_ray.graph.store import iter_mags
@@ -117,9 +119,14 @@ def graph_stats(run: Annotated[Path, typer.Argument(help="A run directory or a g
     print_table(render_stats(describe(iter_mags(_graphs(run)))))
 
 
-def _graphs(path: Path) -> Path:
-    """The graphs of a run directory, or the file or directory of graphs itself."""
-    if (path / CONFIG).is_file():
-        Run(path).require("graphs")
-        return path / "graphs"
-    return path
+def _graphs(place: str) -> Path:
+    """The graphs of a run, or the file or directory of graphs itself."""
+    if (run := _run(place)) is None:
+        return Path(place)
+    run.require("graphs")
+    return run.path("graphs")
+
+
+def _run(place: str) -> Run | None:
+    """The run at a place; None where a file or a directory of graphs is."""
+    return Run(place) if is_url(place) or (Path(place) / CONFIG).is_file() else None

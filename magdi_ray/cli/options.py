@@ -31,23 +31,28 @@ def option(*names: str, **settings: Any) -> Any:
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file of the run; ready-made ones are in configs/.", show_default=False)]
-Out = Annotated[Path, option(help="The run directory.")]
-DefaultOut = Annotated[Path | None, option("--out", help="The run directory. Default: runs/NAME.")]
+Out = Annotated[Path, option(help="Directory to write.")]
+DefaultOut = Annotated[str | None, option("--out", help="The run: a directory, or a URL (s3://, gs://). Default: runs/NAME.")]
 Set = Annotated[list[str] | None, option("--set", help="Override a value: distil.train.max_steps=200. Repeatable.")]
 ResumeOption = Annotated[Resume, typer.Option("--resume", help="What to do with a run directory that is already in use.")]
-RunDirectory = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+RunDirectory = Annotated[str, typer.Argument(help="A run: its directory or URL.", show_default=False)]
 
 
-def open_run(config: Path, directory: Path | None, overrides: list[str] | None) -> tuple[RunConfig, Run]:
+def open_run(config: Path, directory: str | None, overrides: list[str] | None) -> tuple[RunConfig, Run]:
     """A configuration, and the directory of its run."""
     loaded = load_config(config, overrides or ())
     return loaded, Run(directory or Path("runs") / loaded.name)
 
 
-def run_until(stage: str, config: Path, directory: Path | None, overrides: list[str] | None, resume: Resume) -> None:
+def report_at(run: Run, page: Path) -> str:
+    """Where people find a run's page: of a run at a URL the page was delivered there."""
+    return run.beside(page.name) if page.parent == run.root else str(page)
+
+
+def run_until(stage: str, config: Path, directory: str | None, overrides: list[str] | None, resume: Resume) -> None:
     """Run what is missing up to a stage."""
     from magdi_ray.pipeline import run_pipeline
 
     loaded, opened = open_run(config, directory, overrides)
     run_pipeline(loaded, opened, resume=resume, until=stage)
-    out.print(f"run: {opened.root}", soft_wrap=True)
+    out.print(f"run: {opened.where}", soft_wrap=True, markup=False)

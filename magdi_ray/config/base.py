@@ -41,6 +41,18 @@ def shaping(value: Any) -> Any:
     return value
 
 
+def some_workers(value: int | tuple[int, int]) -> int | tuple[int, int]:
+    """A number of workers, or [min, max], as it was given.
+
+    Raises:
+        ValueError: there would be none, or more at least than at most.
+    """
+    low, high = value if isinstance(value, tuple) else (value, value)
+    if not 1 <= low <= high:
+        raise ValueError("must be at least 1, or [min, max] with 1 <= min <= max")
+    return value
+
+
 def absolute(name: str) -> str:
     """A local path made absolute; hub names and `pkg://` names as they are."""
     return str(Path(name).resolve()) if Path(name).exists() else name

@@ -11,8 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from magdi_ray.config.base import Section
-from magdi_ray.config.load import parse_section, read_yaml
-from magdi_ray.errors import ConfigError
+from magdi_ray.config.load import parse_section, read_mapping
 
 
 class NodeType(Section):
@@ -137,10 +136,6 @@ def load_cluster(path: str | Path) -> Cluster:
     Raises:
         ConfigError: the file is missing or malformed, or a value breaks a rule.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"No cluster file at {file}. An example to start from is cluster/prices.yaml.")
-    data = read_yaml(file.read_text(encoding="utf-8"), str(file))
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} must hold a mapping (name, prices, nodes, stages, ...), found {type(data).__name__}.")
-    return parse_section(data, str(file), Cluster)
+    example = "An example to start from is cluster/prices.yaml."
+    data = read_mapping(path, kind="cluster", example=example, holds="(name, prices, nodes, stages, ...)")
+    return parse_section(data, str(path), Cluster)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from magdi_ray.config.base import Section, operational
+from magdi_ray.config.base import Section, operational, some_workers
 from magdi_ray.config.recipes import RecipeChoice, RecipeConfig, resolve_recipe
 
 
@@ -140,10 +140,7 @@ class ScalingConfig(Section):
     @field_validator("num_workers")
     @classmethod
     def _some(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        low, high = value if isinstance(value, tuple) else (value, value)
-        if not 1 <= low <= high:
-            raise ValueError("must be at least 1, or [min, max] with 1 <= min <= max")
-        return value
+        return some_workers(value)
 
     @property
     def workers(self) -> tuple[int, int]:

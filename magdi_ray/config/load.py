@@ -50,6 +50,21 @@ def read_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not valid YAML: {error}") from None
 
 
+def read_mapping(path: str | Path, *, kind: str, example: str, holds: str) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: there is none (`kind` of file, with an `example` to start from), or it holds something else than `holds`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"No {kind} file at {file}. {example}")
+    data = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} must hold a mapping {holds}, found {type(data).__name__}.")
+    return data
+
+
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a configuration file and apply `a.b=c` overrides.
 
@@ -58,15 +73,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: the file is missing or malformed, or a value breaks a rule.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"No configuration file at {file}. Ready-made ones are in configs/.")
-    data = read_yaml(file.read_text(encoding="utf-8"), str(file))
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} must hold a mapping of sections (name, task, ...), found {type(data).__name__}.")
+    ready = "Ready-made ones are in configs/."
+    data = read_mapping(path, kind="configuration", example=ready, holds="of sections (name, task, ...)")
     for override in overrides:
         apply_override(data, override)
-    return parse_config(expand(data, "config"), str(file))
+    return parse_config(expand(data, "config"), str(path))
 
 
 def parse_config(data: Any, where: str) -> RunConfig:

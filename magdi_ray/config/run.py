@@ -6,8 +6,9 @@ import difflib
 
 from pydantic import Field, model_validator
 
-from magdi_ray.config.base import Section
+from magdi_ray.config.base import Section, operational
 from magdi_ray.config.distil import DistilConfig, recipes
+from magdi_ray.config.resources import Resources
 from magdi_ray.config.sections import DebateConfig, EvaluateConfig, FileTask, GraphConfig, Name, TaskConfig
 from magdi_ray.config.serving import ServeConfig
 
@@ -24,6 +25,8 @@ class RunConfig(Section):
     distil: DistilConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()
+    resources: Resources = operational(Resources())
+    """On which nodes of a cluster all of this runs."""
 
     @property
     def needs_golds(self) -> bool:
@@ -65,6 +68,18 @@ class RunConfig(Section):
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
                 hint = f"did you mean {near[0]!r}? The" if near else "the"
                 raise ValueError(f"evaluate.comparisons names {name!r}; {hint} systems are {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _elastic_training_needs_no_labels(self) -> RunConfig:
+        place, (low, high) = self.resources.distil, self.distil.scaling.workers
+        if low < high and (place.labels or place.strategy.startswith("STRICT")):
+            asked = "labels" if place.labels else f"strategy: {place.strategy}"
+            raise ValueError(
+                f"resources.distil.{asked} cannot go with distil.scaling.num_workers [{low}, {high}]: to choose a number of "
+                "workers, Ray counts what is free on all nodes, whatever their labels and however they are spread. Give one "
+                "number of workers, or name the nodes by resources.distil.accelerator or .custom, which Ray does count"
+            )
         return self
 
     @model_validator(mode="after")

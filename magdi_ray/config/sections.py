@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
-from magdi_ray.config.base import Section, operational
+from magdi_ray.config.base import Section, operational, some_workers
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits, Price
 from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
@@ -104,8 +104,11 @@ class DebateConfig(Section):
 
     protocol: ProtocolConfig
     agents: tuple[AgentConfig, ...] = Field(min_length=1)
-    workers: int = operational(1, ge=1)
-    """Processes that hold debates; one keeps some hundred API calls a second under way."""
+    workers: int | tuple[int, int] = operational(1)
+    """Processes that hold debates; one keeps some hundred API calls a second under way. One number, or [min, max]: Ray Data
+    starts with the fewest, and adds one while all have as many questions as they may."""
+    num_cpus: float = operational(0.0, ge=0)
+    """CPUs each of them reserves. With 0 they fit on any node that is there: an autoscaler adds none for them."""
     max_in_flight: int = operational(512, ge=1)
     """Debates under way at once, at most, over all workers."""
     max_failed_share: float = operational(0.05, ge=0.0, le=1.0)
@@ -117,6 +120,16 @@ class DebateConfig(Section):
     replies: str | None = operational(None)
     """Directory or URL (s3://..., gs://...) of the reply store; None is `replies/` in the run directory."""
     estimate: EstimateConfig = operational(EstimateConfig())
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """Fewest and most workers."""
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @field_validator("workers")
+    @classmethod
+    def _some(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        return some_workers(value)
 
     @field_validator("agents")
     @classmethod

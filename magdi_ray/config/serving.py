@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from magdi_ray.config.base import Section, operational
 from magdi_ray.config.engines import UNQUOTED
+from magdi_ray.config.resources import ServingResources
 from magdi_ray.config.sections import DebateConfig, Name
 
 
@@ -132,6 +133,8 @@ class StudentArgs(Endpoint):
     """Root of the draws of escalated debates."""
     debate_tokens: float | None = operational(None, gt=0)
     """Tokens the teachers generate for a question, on average, to tell what the student saves; None: unknown."""
+    resources: ServingResources = operational(ServingResources())
+    """On which nodes of a cluster the copies run, and the teachers beside them."""
     version: str = operational("")
     """Any text; another one makes Serve replace the running copies, as for weights that changed in place."""
 

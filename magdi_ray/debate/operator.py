@@ -35,6 +35,7 @@ from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.store import to_table
 from magdi_ray.debate.transcript import Debate, DebateProtocol
 from magdi_ray.errors import EngineError
+from magdi_ray.observe.where import named, settle
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import load_task
 
@@ -107,12 +108,13 @@ class DebateOperator:
     """The Ray Data operator: an actor in which many debates are under way at once."""
 
     def __init__(self, stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: Any) -> None:
+        settle(named(stage.run, "debates"))
         self.stage, self.ledger = stage, ledger
         self.protocol, self.most_calls = stage.protocol(), stage.most_calls
         self.store = ReplyStore(stage.replies, run=stage.run)
         self.admission = LimiterClient(limiter, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         self.seats = {agent.name: self._seat(agent, apps) for agent in stage.debate.agents}
-        self.places = asyncio.Semaphore(max(1, stage.debate.max_in_flight // stage.debate.workers))
+        self.places = asyncio.Semaphore(max(1, stage.debate.max_in_flight // stage.debate.worker_range[1]))
         self.hopeless, self.looked = False, time.monotonic()
         self.reused = 0
         # Half a million objects of imported packages would be searched for garbage again and again, by the thousand calls.

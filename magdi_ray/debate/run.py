@@ -21,12 +21,15 @@ from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.engines import ApiEngine
+from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books, audit, check_failures
 from magdi_ray.debate.operator import DebateOperator, DebateStage, Ledger
 from magdi_ray.debate.view import View, spent_before
 from magdi_ray.errors import EngineError, MagdiError, RunError
+from magdi_ray.placement import remote_options
 from magdi_ray.progress import Progress, polled
+from magdi_ray.storage import collect, fetched, open_storage
 
 BATCH = 16
 """Debates whose rows appear together; small, because a batch's output appears only when all of it has ended."""
@@ -41,8 +44,8 @@ ROWS_PER_FILE = 512
 """Debates are written as soon as this many have ended, so that output appears while the stage runs."""
 
 
-def pool_specs(config: DebateConfig, apps: Mapping[str, str]) -> list[PoolSpec]:
-    """One engine deployment for each agent named in `apps`."""
+def pool_specs(config: DebateConfig, apps: Mapping[str, str], place: Place = ANYWHERE) -> list[PoolSpec]:
+    """One engine deployment for each agent named in `apps`, all of them on the nodes of a place."""
     return [
         PoolSpec(
             name=apps[agent.name],
@@ -51,14 +54,17 @@ def pool_specs(config: DebateConfig, apps: Mapping[str, str]) -> list[PoolSpec]:
             num_cpus=agent.num_cpus,
             num_gpus=agent.num_gpus,
             max_ongoing_requests=config.max_in_flight,
+            place=place,
         )
         for agent in config.agents
         if agent.name in apps
     ]
 
 
-def run_debates(stage: DebateStage, *, source: Path, out: Path, log: Path) -> dict[str, Any]:
-    """Debate the questions stored under `source` and write the debates to `out`. Returns the stage's facts.
+def run_debates(stage: DebateStage, *, source: str, out: Path, shared: str, log: Path) -> dict[str, Any]:
+    """Debate the questions stored at the place `source` and write the debates to `out`. Returns the stage's facts.
+
+    Workers write to the place `shared`: `out` itself where all machines share it, else a URL, whose files are then copied.
 
     Raises:
         EngineError: an engine cannot be deployed, or more than `debate.max_failed_share` of the debates failed.
@@ -71,18 +77,19 @@ def run_debates(stage: DebateStage, *, source: Path, out: Path, log: Path) -> di
     ledger = ray.remote(num_cpus=0)(Ledger).remote(stage.rows, config.max_failed_share)
     limiter = _limiter(stage)
     started = time.monotonic()
-    deploy_engines(pool_specs(config, apps))
+    deploy_engines(pool_specs(config, apps, stage.config.resources.agents))
     deployed = time.monotonic()
     try:
         with _watched(stage, ledger, limiter, log):
-            _stream(stage, apps, ledger, limiter, source=source, out=out)
+            _stream(stage, apps, ledger, limiter, source=source, out=shared)
     except MagdiError:
         raise
     except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
         raise EngineError(f"The debates were broken off: {root_cause(error)}. Run again: no reply is asked for twice.") from error
     finally:
         retire_engines(list(apps.values()))
-    final = audit(source, out, most_calls=stage.most_calls)
+    collect(shared, out)
+    final = audit(fetched(source), out, most_calls=stage.most_calls)
     final.reused = _told(ledger.read.remote(), Books()).reused
     # A limiter that died has failed its debates, which say so.
     state = _told(limiter.read.remote(), {"providers": {}, "spend": {}, "stopped": False})
@@ -151,26 +158,36 @@ def _check_budget(stage: DebateStage, books: Books, state: Mapping[str, Any]) ->
     )
 
 
-def _stream(stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: Any, *, source: Path, out: Path) -> None:
+def _stream(stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: Any, *, source: str, out: str) -> None:
     import ray.data
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
     quiet_ray_data()
-    workers = stage.debate.workers
-    calls = max(1, SLACK * stage.debate.max_in_flight // workers // BLOCK)
+    # Ray Data would wait until a worker has nearly twice the calls it may have: no pool would ever grow.
+    DataContext.get_current().actor_pool_util_upscaling_threshold = 1.0
+    fewest, most = stage.debate.worker_range
+    # Each worker's share is that of the largest pool, so that a pool that grew debates no more at once than it may.
+    calls = max(1, SLACK * stage.debate.max_in_flight // most // BLOCK)
+    pool = ActorPoolStrategy(
+        min_size=fewest, max_size=most, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls
+    )
+    (reading, questions), (writing, target) = open_storage(source), open_storage(out)
+    blocks = max(1, min(most * 4, stage.rows))
     debates = (
-        ray.data.read_parquet(str(source), file_extensions=["parquet"], override_num_blocks=max(1, min(workers * 4, stage.rows)))
+        ray.data.read_parquet(questions, filesystem=reading, file_extensions=["parquet"], override_num_blocks=blocks)
         .repartition(target_num_rows_per_block=BLOCK)
         .map_batches(
             DebateOperator,
             fn_constructor_args=(stage, apps, ledger, limiter),
             batch_size=BATCH,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
-            num_cpus=0,  # it waits for others nearly all the time, and must never keep its own input from being read
+            compute=pool,
+            # None, if nobody says otherwise: a worker mostly waits, and must never keep its own input from being read.
+            num_cpus=stage.debate.num_cpus,
+            **remote_options(stage.config.resources.debate),
         )
     )
-    debates.write_parquet(str(out), min_rows_per_file=ROWS_PER_FILE)
+    debates.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a person, and the run's log, are told of a debate stage: its plan; then rate, agreement, spend and time left."""
+"""What a person, the run's log and its metrics are told of a debate stage: the plan; then rate, agreement, spend, time left."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.table import Table
 
@@ -16,19 +17,30 @@ from magdi_ray.agents.store import ReplyStore
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.books import Books
 from magdi_ray.debate.plan import Plan
+from magdi_ray.observe.meter import Meter, meter
 from magdi_ray.progress import Progress
-from magdi_ray.runs import write_atomically
+from magdi_ray.storage import write_atomically
 
 LOG_SECONDS = 10.0
 """Between two lines of the stage in the run's log."""
 
 
 class View:
-    """What a person, and the run's log, are told of a running stage."""
+    """What a person, the run's log and its metrics are told of a running stage."""
 
-    def __init__(self, rows: int, budget_usd: float | None, *, log: Path, waste: Path) -> None:
+    def __init__(
+        self,
+        rows: int,
+        budget_usd: float | None,
+        *,
+        log: Path,
+        waste: Path,
+        budget_tokens: int | None = None,
+        max_failed_share: float | None = None,
+    ) -> None:
         self.rows, self.budget_usd, self.log, self.waste = rows, budget_usd, log, waste
         self.wasted = read_waste(waste)
+        self.measured = Measured(rows, budget_usd=budget_usd, budget_tokens=budget_tokens, max_failed_share=max_failed_share)
         self.started = time.monotonic()
         self.logged = self.started
 
@@ -37,6 +49,7 @@ class View:
         now = time.monotonic()
         spend = sum(state["spend"].values(), Spend())
         progress.update(books.debates, note=self.note(books, spend, now - self.started))
+        self.measured.tell(books, state)
         if state["wasted"]:
             write_waste(self.waste, self.wasted, state["wasted"])
         if now - self.logged >= LOG_SECONDS:
@@ -59,6 +72,73 @@ class View:
         if rate and left:
             parts.append(f"{_duration(left / rate)} left")
         return ", ".join(parts)
+
+
+class Measured:
+    """A running stage as figures (`observe.figures.DEBATE`); `max_failed_share` and budgets are the configuration's."""
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        budget_usd: float | None = None,
+        budget_tokens: int | None = None,
+        max_failed_share: float | None = None,
+        meter: Meter = meter,
+    ) -> None:
+        self.rows, self.budgets, self.max_failed_share = rows, (budget_usd, budget_tokens), max_failed_share
+        self.meter = meter
+        self.ended = 0
+        self.ended_at = time.time()
+
+    def tell(self, books: Books, state: Mapping[str, Any]) -> None:
+        """One look at the stage."""
+        if books.debates != self.ended:
+            self.ended, self.ended_at = books.debates, time.time()
+        gauges = {
+            "debate_questions": self.rows,
+            "debate_ended": books.debates,
+            "debate_consensus": books.consensus,
+            "debate_last_ended_timestamp_seconds": self.ended_at,
+        }
+        for name, value in gauges.items():
+            self.meter.set(name, value)
+        if self.max_failed_share is not None:
+            self.meter.set("debate_max_failed_ratio", self.max_failed_share)
+        for kind, count in books.errors.items():
+            self.meter.set("debate_failed", count, error=kind)
+        totals = {"replies": books.replies, "replies_reused": books.reused, "replies_unparsed": books.unparsed}
+        for name, value in totals.items():
+            self.meter.total(f"debate_{name}", value)
+        self._spent(state["spend"])
+        for name, values in state["providers"].items():
+            self._provider(public_name(name), values)
+
+    def _spent(self, spend: Mapping[str, Spend]) -> None:
+        for agent, item in spend.items():
+            self.meter.set("debate_spent_calls", item.calls, agent=agent)
+            self.meter.set("debate_spent_tokens", item.tokens_in, agent=agent, direction="in")
+            self.meter.set("debate_spent_tokens", item.tokens_out, agent=agent, direction="out")
+            self.meter.set("debate_spent_usd", item.usd, agent=agent)
+        total = sum(spend.values(), Spend())
+        used = (total.usd, total.tokens_in + total.tokens_out)
+        shares = [spent / most for spent, most in zip(used, self.budgets, strict=True) if most]
+        if shares:
+            self.meter.set("debate_budget_spent_ratio", max(shares))
+
+    def _provider(self, name: str, values: Mapping[str, Any]) -> None:
+        self.meter.set("debate_under_way", values["under_way"], provider=name)
+        self.meter.set("debate_concurrency", values["concurrency"], provider=name)
+        self.meter.total("debate_requests", values["granted"], provider=name)
+        self.meter.total("debate_rate_limited", values["rate_limited"], provider=name)
+        self.meter.total("debate_overloaded", values["overloaded"], provider=name)
+
+
+def public_name(provider: str) -> str:
+    """A provider (`ApiEngine.provider`) without the password its URL may hold: host, path, name of the key's variable."""
+    url = urlsplit(provider)
+    host = url.netloc.rpartition("@")[2]
+    return f"{host}{url.path.rstrip('/')}" + (f"#{url.fragment}" if url.fragment else "")
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from magdi_ray.distill.plan import GraphSize, measure_lengths
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, TokenisedGraphs, node_key, node_position
 from magdi_ray.errors import ConfigError, GraphError
 from magdi_ray.graph.store import iter_questions
+from magdi_ray.storage import delivered, fetched, listing, read_text, write_text
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.checks import fingerprint
 
@@ -147,8 +148,8 @@ def dev_questions(job: Job) -> frozenset[str]:
     if job.dev is None:
         return frozenset()
     if job.dev.graphs:
-        return hold_out(iter_questions(job.graphs), job.dev.graphs, seed=job.seed)
-    found = frozenset(question.id for question in iter_questions(job.graphs) if question.split == "dev")
+        return hold_out(iter_questions(fetched(job.graphs)), job.dev.graphs, seed=job.seed)
+    found = frozenset(question.id for question in iter_questions(fetched(job.graphs)) if question.split == "dev")
     if not found:
         raise ConfigError(
             "distil.dev measures on the graphs of dev questions, and there are none. Hold out training graphs for it with "
@@ -201,7 +202,12 @@ class PartWriter:
 
 def part_path(directory: Path, number: int) -> Path:
     """Where a part lies."""
-    return directory / f"part-{number:05d}.arrow"
+    return directory / part_name(number)
+
+
+def part_name(number: int) -> str:
+    """The file of a part."""
+    return f"part-{number:05d}.arrow"
 
 
 def _to_row(graph: GraphTokens) -> dict[str, Any]:
@@ -236,32 +242,26 @@ def _sizes_of(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def commit(directory: Path, index: pa.Table, facts: TokenFacts) -> None:
+def commit(place: Path | str, index: pa.Table, facts: TokenFacts) -> None:
     """Write the index, in order of question and position, and then the marker. All parts the index names must be there."""
     ordered = index.sort_by([("split", "ascending"), ("question_id", "ascending"), ("position", "ascending")])
-    _replace(directory / INDEX_FILE, lambda path: pq.write_table(ordered, path, compression="zstd"))
-    parts = {path.name: path.stat().st_size for path in _named(directory, pc.unique(index["file"]).to_pylist())}
-    marker = {"format": FORMAT, "parts": parts, "facts": asdict(facts)}
-    _replace(directory / MARKER, lambda path: path.write_text(json.dumps(marker, indent=1), encoding="utf-8"))
+    with delivered(str(place)) as directory:
+        temporary = directory / f".{INDEX_FILE}.{os.getpid()}.tmp"
+        pq.write_table(ordered, temporary, compression="zstd")
+        os.replace(temporary, directory / INDEX_FILE)
+    sizes = listing(str(place))
+    names = [part_name(number) for number in sorted(pc.unique(index["file"]).to_pylist())]
+    marker = {"format": FORMAT, "parts": {name: sizes[name] for name in names}, "facts": asdict(facts)}
+    write_text(f"{place}/{MARKER}", json.dumps(marker, indent=1))
 
 
-def _named(directory: Path, numbers: Iterable[int]) -> list[Path]:
-    return [part_path(directory, number) for number in sorted(numbers)]
-
-
-def _replace(target: Path, write: Callable[[Path], object]) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    write(temporary)
-    os.replace(temporary, target)
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a directory holds a whole dataset: the marker, and every part it names in its size."""
-    marker = directory / MARKER
-    if not marker.is_file() or not (directory / INDEX_FILE).is_file():
+def is_complete(place: Path | str) -> bool:
+    """Whether a directory or URL holds a whole dataset: the marker, and every part it names in its size."""
+    text = read_text(f"{place}/{MARKER}")
+    if text is None:
         return False
-    parts: dict[str, int] = json.loads(marker.read_text(encoding="utf-8"))["parts"]
-    return all((path := directory / name).is_file() and path.stat().st_size == size for name, size in parts.items())
+    sizes, parts = listing(str(place)), json.loads(text)["parts"]
+    return INDEX_FILE in sizes and all(sizes.get(name) == size for name, size in parts.items())
 
 
 class TokenStore:

@@ -17,14 +17,15 @@ class Job(Section):
     """Everything a training worker is told."""
 
     graphs: str
-    """Directory of MAG parquet files."""
+    """Directory of MAG parquet files; this, `tokens` and `output` are places: paths all machines share, or URLs (`storage`)."""
     tokens: str
     """Directory the tokenised graphs are kept in, for every training of the run that reads them alike."""
     output: str
     """Directory the finished student is written to."""
     log: str
-    """File of one JSON line a step."""
+    """File of one JSON line a step; or the URL of a directory, in which every start of the training has a file of its own."""
     tensorboard: str
+    """Directory or URL of its event files."""
     task: TaskConfig
     student: StudentConfig
     model: str
@@ -38,6 +39,8 @@ class Job(Section):
     run: str = ""
     """What trackers call the run."""
     seed: int
+    attempt: int = 0
+    """Of the run, counted from 1 (`lease`): what an attempt before this one still writes is told apart by it. 0: there is one."""
     number: int = 0
     """Which training of its recipe it is, counted from 0: `distil.seeds` of them differ in `seed` alone."""
     inputs: dict[str, str]

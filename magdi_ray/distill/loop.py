@@ -32,6 +32,7 @@ from magdi_ray.distill.watch.steplog import StepLog, check_finite, peak_memory
 from magdi_ray.distill.zero import build_engine, gathered_state, gradient_norm
 from magdi_ray.errors import EngineError
 from magdi_ray.graph.store import iter_questions
+from magdi_ray.storage import delivered, fetched
 from magdi_ray.tasks.load import load_task
 
 
@@ -109,7 +110,7 @@ def exam(job: Job, dev: Units | None) -> DevExam | None:
     if job.dev is None or dev is None or not job.dev.accuracy_questions:
         return None
     wanted = dev_questions(job)  # also those of which this recipe learns nothing: all recipes are asked the same
-    questions = [question for question in iter_questions(job.graphs) if question.id in wanted]
+    questions = [question for question in iter_questions(fetched(job.graphs)) if question.id in wanted]
     chosen = choose_questions(questions, job.dev, seed=job.seed)
     return DevExam(load_task(job.task), dev.tokenizer, chosen, job.dev.max_tokens)
 
@@ -162,6 +163,8 @@ def advance(training: Training, state: TrainState, checkpoints: Checkpoints, log
             last = state.step == len(training.steps)
             stop = measure(training, state, checkpoints, log, last=last)
             if clock.due(state.step, training.engine.device) or ((last or stop) and clock.enabled):
+                if log is not None:
+                    log.flush()
                 checkpoints.save(training.engine, state)
                 clock.restart()
             if stop:
@@ -242,7 +245,8 @@ def finish(training: Training, state: TrainState, checkpoints: Checkpoints) -> N
                 "distil.dev.student: last, or from the beginning."
             )
     if weights is not None:
-        export_student(training.engine.module, training.units.tokenizer, Path(job.output), state=weights)
+        with delivered(job.output) as directory:
+            export_student(training.engine.module, training.units.tokenizer, directory, state=weights)
     dist.barrier()
 
 

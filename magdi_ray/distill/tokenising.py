@@ -34,6 +34,7 @@ from magdi_ray.distill.tokens import best_of, first_correct, needs_incorrect, to
 from magdi_ray.errors import ConfigError, EngineError, GraphError, MagdiError
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import MagGroup, mag_groups, read_group
+from magdi_ray.storage import cache_directory, delivered, fetched, is_url
 from magdi_ray.tasks.load import load_task
 
 PARTS = 256
@@ -57,7 +58,10 @@ RESULT = pa.schema(
 class Reading:
     """How graphs become units; travels to every task."""
 
+    graphs: str
+    """Place of the graphs' directory."""
     directory: str
+    """Place of the parts."""
     task: TaskConfig
     recipe: RecipeConfig
     max_length: int
@@ -73,10 +77,10 @@ class Reading:
         return "train" if mag.question.split == "train" else None
 
 
-def tokenise_graphs(job: Job) -> Path:
-    """The directory of a job's tokenised graphs, made where they are not there yet. Ray must be running.
+def tokenise_graphs(job: Job) -> str:
+    """The place of a job's tokenised graphs, made where they are not there yet. Ray must be running.
 
-    The directory is named by the hash of everything that shapes it, so that recipes which read the graphs alike share it. Of
+    It is named by the hash of everything that shapes it, so that recipes which read the graphs alike share it. Of
     several callers at once, in threads or in processes, one makes it and the others wait.
 
     Raises:
@@ -87,12 +91,14 @@ def tokenise_graphs(job: Job) -> Path:
     from magdi_ray.distill.student import load_tokenizer
 
     tokenizer = load_tokenizer(job.model)
-    directory = Path(job.tokens).resolve() / _name(job, tokenizer)
-    directory.mkdir(parents=True, exist_ok=True)
-    with _alone(directory.with_suffix(".lock")):
-        if not is_complete(directory):
-            _make(job, tokenizer, directory)
-    return directory
+    name = _name(job, tokenizer)
+    place = f"{job.tokens}/{name}" if is_url(job.tokens) else str(Path(job.tokens).resolve() / name)
+    local = cache_directory() / "locks" if is_url(place) else Path(place).parent
+    local.mkdir(parents=True, exist_ok=True)
+    with _alone(local / f"{name}.lock"):
+        if not is_complete(place):
+            _make(job, tokenizer, place)
+    return place
 
 
 def _name(job: Job, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -126,10 +132,10 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _make(job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    units = cut(mag_groups(Path(job.graphs).resolve()))
+def _make(job: Job, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+    units = cut(mag_groups(fetched(job.graphs).resolve()))
     dev = dev_questions(job)
-    reading = Reading(str(directory), job.task, job.recipe, longest(job), tokenizer, dev)
+    reading = Reading(job.graphs, place, job.task, job.recipe, longest(job), tokenizer, dev)
     if job.recipe.nodes.agents == "best":
         scores = Counter[str]()
         for row in _run(units, score_unit, reading):
@@ -148,7 +154,7 @@ def _make(job: Job, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
         left_out = {**facts.dev.skipped_graphs, **facts.dev.skipped_nodes}
         raise ConfigError(f"Nothing can be measured on: none of the {len(dev)} dev graphs holds a usable reply ({left_out}).")
     index = pa.Table.from_batches([pa.RecordBatch.from_struct_array(held) for held in indices], schema=INDEX)
-    commit(directory, index, facts)
+    commit(place, index, facts)
 
 
 def cut(groups: Sequence[MagGroup]) -> list[list[MagGroup]]:
@@ -189,11 +195,11 @@ def _run(units: Sequence[Sequence[MagGroup]], work: Callable[..., pa.Table], rea
 
 def tokenise_unit(batch: pa.Table, *, reading: Reading) -> pa.Table:
     """Tokenise the graphs of one unit of work and write them as one part."""
-    number, groups = _unit(batch)
+    number, groups = _unit(batch, reading)
     facts = TokenFacts(dev=TokenFacts() if reading.dev else None)
     seen = set[str]()
     try:
-        with PartWriter(Path(reading.directory), number) as writer:
+        with delivered(reading.directory) as directory, PartWriter(directory, number) as writer:
             mags = (mag for group in groups for mag in read_group(group, seen, texts=False))
             while chunk := list(islice(mags, GRAPHS)):
                 facts += _write_chunk(chunk, reading, writer)
@@ -224,7 +230,7 @@ def _write_chunk(mags: Sequence[Mag], reading: Reading, writer: PartWriter) -> T
 
 def score_unit(batch: pa.Table, *, reading: Reading) -> pa.Table:
     """Count each agent's correct first replies to training questions."""
-    number, groups = _unit(batch)
+    number, groups = _unit(batch, reading)
     task = load_task(reading.task)
     try:
         mags = (mag for group in groups for mag in read_group(group, set(), texts=False) if reading.use(mag) == "train")
@@ -235,9 +241,13 @@ def score_unit(batch: pa.Table, *, reading: Reading) -> pa.Table:
     return _result(number, facts=json.dumps(score))
 
 
-def _unit(batch: pa.Table) -> tuple[int, list[MagGroup]]:
+def _unit(batch: pa.Table, reading: Reading) -> tuple[int, list[MagGroup]]:
     [row] = batch.to_pylist()
-    return row["unit"], [MagGroup(**group) for group in json.loads(row["groups"])]
+    groups = [MagGroup(**group) for group in json.loads(row["groups"])]
+    if is_url(reading.graphs):  # the driver names files of its own copy
+        copy = fetched(reading.graphs)
+        groups = [replace(group, file=str(copy / Path(group.file).name)) for group in groups]
+    return row["unit"], groups
 
 
 def _result(

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from magdi_ray.cluster import joins_cluster, root_cause
 from magdi_ray.config.distil import ScalingConfig
+from magdi_ray.config.resources import ANYWHERE, TrainingPlace
 from magdi_ray.distill.checkpoint.state import load_state, load_tensors, save_state, save_tensors
-from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
+from magdi_ray.distill.checkpoint.storage import Shelf, attempt_name, earlier_shelves, step_name, step_of
 from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.loop import run_training
 from magdi_ray.distill.tokenising import tokenise_graphs
 from magdi_ray.errors import EngineError, MagdiError
+from magdi_ray.storage import fetched, is_url, open_storage, read_text, write_text
 
 BEST = "best"
 
@@ -33,13 +35,20 @@ class RayCheckpoints:
     Rank 0 alone decides and removes; the others are told. Two shelves: the newest checkpoints, and under `best/` the weights
     with the lowest dev loss. Ray is told of every checkpoint, but never asked which there are and never the one to remove
     them: what it knows is always on storage too, and what was uploaded right before a kill is only there.
+
+    Every attempt at the run has shelves of its own, and reads those before: one that was taken for ended and still writes can
+    neither overwrite nor remove what a later one counts on.
     """
 
     def __init__(self, job: Job) -> None:
         import ray.train
 
-        # One name for all attempts, so that what a kill left behind is written over.
-        self.scratch = Path(tempfile.gettempdir()) / f"magdi-checkpoint-{job.run}-{_name(job)}-{dist.get_rank()}"
+        # One name for all starts of an attempt, so that what a kill left behind is written over.
+        own = f"magdi-checkpoint-{job.run}-{_name(job)}-{dist.get_rank()}"
+        self.scratch = Path(tempfile.gettempdir()) / f"{own}-{job.attempt:08d}"
+        for left in self.scratch.parent.glob(f"{own}-*"):
+            if left.name < self.scratch.name:
+                shutil.rmtree(left, ignore_errors=True)
         self.keep = job.checkpoints.keep
         storage = ray.train.get_context().get_storage()
         self.shelf = Shelf(storage.storage_filesystem, storage.experiment_fs_path)
@@ -48,15 +57,30 @@ class RayCheckpoints:
         """Step of the best weights that the newest checkpoint counts on."""
 
     def restore(self, engine: Any) -> TrainState:
-        """Load the newest whole checkpoint, and remove half ones. A `TrainState()` where there is none."""
-        chosen = [self.shelf.tidy() if dist.get_rank() == 0 else None]
+        """Load the newest whole checkpoint, of this attempt or one before, and remove half ones. `TrainState()` without any."""
+        chosen: list[tuple[str, str] | None] = [self._newest() if dist.get_rank() == 0 else None]
         dist.broadcast_object_list(chosen, src=0)
         state = TrainState()
         if chosen[0] is not None:
-            with self._local(self.shelf, chosen[0]) as directory:
+            shelf, name = Shelf(self.shelf.filesystem, chosen[0][0]), chosen[0][1]
+            with self._local(shelf, name) as directory:
                 state = load_state(engine, directory)
+            if shelf.path != self.shelf.path and state.best_step is not None and dist.get_rank() == 0:
+                self._take_over_best(Shelf(shelf.filesystem, f"{shelf.path}/{BEST}"), step_name(state.best_step))
         self._depend_on(state.best_step)  # what came after the checkpoint will come again
         return state
+
+    def _newest(self) -> tuple[str, str] | None:
+        """Shelf and name of the newest whole checkpoint."""
+        own = self.shelf.tidy()
+        found = [(self.shelf.path, own)] if own else []
+        found += [(shelf.path, name) for shelf in earlier_shelves(self.shelf) for name in shelf.names() if shelf.is_whole(name)]
+        return max(found, key=lambda one: (step_of(one[1]), one[0]), default=None)
+
+    def _take_over_best(self, shelf: Shelf, name: str) -> None:
+        if shelf.is_whole(name):
+            with self._local(shelf, name) as directory:
+                self.best.put(directory, name)
 
     def save(self, engine: Any, state: TrainState) -> None:
         """Every worker uploads its own files into one directory; older ones go when all of them are there.
@@ -82,6 +106,8 @@ class RayCheckpoints:
         self._depend_on(state.best_step)
         if dist.get_rank() == 0:
             self.shelf.keep(set(self.shelf.names()[-self.keep :]))
+            for shelf in earlier_shelves(self.shelf):
+                shelf.discard()
 
     def _upload(self, checkpoint: Any, name: str) -> Any:
         import ray.train
@@ -132,12 +158,12 @@ def train_worker(settings: dict[str, Any]) -> None:
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     job = Job.model_validate_json(settings["job"])
-    facts = run_training(job, Path(settings["tokens"]), RayCheckpoints(job))
+    facts = run_training(job, fetched(settings["tokens"]), RayCheckpoints(job))
     if ray.train.get_context().get_world_rank() == 0:
-        Path(settings["facts"]).write_text(json.dumps(facts), encoding="utf-8")
+        write_text(settings["facts"], json.dumps(facts))
 
 
-def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any]:
+def distill(job: Job, scaling: ScalingConfig, *, storage: str | Path, place: TrainingPlace = ANYWHERE) -> dict[str, Any]:
     """Train one student on Ray Train and return the facts of the training.
 
     An earlier attempt at the same job (`job.identity`), with any number of workers and any ZeRO stage, is continued from its
@@ -147,25 +173,25 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
     Args:
         job: what to train.
         scaling: on how many workers.
-        storage: a directory all machines share.
+        place: on which nodes.
+        storage: a directory all machines share, or a URL.
 
     Raises:
         EngineError: workers failed more than `scaling.max_failures` times, or once in a way that will not get better; carries
             the worker's error.
     """
-    name = _name(job)
-    storage.mkdir(parents=True, exist_ok=True)
-    facts = storage.resolve() / f"{name}.facts.json"
-    facts.unlink(missing_ok=True)
     filesystem, path = _place(job, storage)
-    settings: dict[str, Any] = {"job": job.model_dump_json(), "tokens": str(tokenise_graphs(job)), "facts": str(facts)}
+    home = str(storage) if is_url(str(storage)) else str(Path(storage).resolve())
+    facts = f"{home}/{_name(job)}/facts-{job.attempt:08d}.json"
+    settings: dict[str, Any] = {"job": job.model_dump_json(), "tokens": tokenise_graphs(job), "facts": facts}
     settings |= {"threads": max(1, int(scaling.num_cpus))}
-    run = _run_config(name, path, filesystem, scaling)
+    filesystem.create_dir(f"{path}/{_name(job)}")
+    run = _run_config(attempt_name(job.attempt), f"{path}/{_name(job)}", filesystem, scaling)
     _forget_record(run)
     trainer = _trainer_class()(
         train_worker,
         train_loop_config=settings,
-        scaling_config=_ray_scaling(scaling),
+        scaling_config=_ray_scaling(scaling, place),
         run_config=run,
     )
     try:
@@ -174,17 +200,19 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: Path) -> dict[str, Any
         traceback.print_exc(file=sys.stdout)  # the whole of it, into the run's ray.log
         own = getattr(error, "controller_failure", error)
         raise EngineError(f"Training of {job.label!r} failed: {root_cause(own)}") from error
-    return json.loads(facts.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    text = read_text(facts)
+    if text is None:
+        raise EngineError(f"Training of {job.label!r} ended, but {facts} is not there. Was the run's directory moved meanwhile?")
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
-def forget(job: Job, *, storage: Path) -> None:
+def forget(job: Job, *, storage: str | Path) -> None:
     """Delete the checkpoints of a training whose student is kept elsewhere by now. Nothing is done where there are none."""
-    filesystem, path = _place(job, storage)
-    Shelf(filesystem, path).remove(_name(job))
-    (storage / f"{_name(job)}.facts.json").unlink(missing_ok=True)
+    for filesystem, path in (_place(job, storage), open_storage(str(storage))):
+        Shelf(filesystem, path).remove(_name(job))
 
 
-def _place(job: Job, storage: Path) -> tuple[Any, str]:
+def _place(job: Job, storage: str | Path) -> tuple[Any, str]:
     """Where a run's checkpoints lie. Storage of one's own choosing may serve many runs, of which two may be equal."""
     filesystem, path = open_storage(job.checkpoints.storage or str(storage))
     return filesystem, f"{path}/{job.run}" if job.checkpoints.storage and job.run else path
@@ -210,12 +238,19 @@ def _trainer_class() -> Any:
     return TorchTrainer if joins_cluster() else LocalTrainer
 
 
-def _ray_scaling(scaling: ScalingConfig) -> Any:
+def _ray_scaling(scaling: ScalingConfig, place: TrainingPlace) -> Any:
     """With [min, max] workers Ray starts them again, from the newest checkpoint, whenever their number changes."""
     from ray.train import ScalingConfig as RayScalingConfig
 
     resources = {"CPU": scaling.num_cpus} | ({"GPU": 1} if scaling.use_gpu else {})
-    return RayScalingConfig(num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources)
+    return RayScalingConfig(
+        num_workers=scaling.num_workers,
+        use_gpu=scaling.use_gpu,
+        resources_per_worker=resources | place.custom,
+        accelerator_type=place.accelerator,
+        label_selector=place.labels or None,
+        placement_strategy=place.strategy,
+    )
 
 
 def _run_config(name: str, path: str, filesystem: Any, scaling: ScalingConfig) -> Any:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from magdi_ray.agents.base import Sampling, derive_seed
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price
+from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.config.sections import TaskConfig
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.store import QUESTION_SCHEMA
@@ -65,6 +66,8 @@ class Candidate:
     replicas: tuple[int, int] = (1, 1)
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    place: Place = ANYWHERE
+    """The nodes its replicas may run on."""
 
     @property
     def label(self) -> str:

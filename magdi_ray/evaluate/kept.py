@@ -10,7 +10,7 @@ from magdi_ray.agents.base import Message
 from magdi_ray.agents.store import ReplyStore, reply_key
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.evaluate.metrics import Key
-from magdi_ray.runs import write_atomically
+from magdi_ray.storage import write_atomically
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 

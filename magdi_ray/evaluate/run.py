@@ -32,7 +32,10 @@ from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answe
 from magdi_ray.evaluate.exam import SAMPLES, Candidate, Examination, asked, read_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
+from magdi_ray.observe.meter import Meter, meter
+from magdi_ray.observe.where import named, settle
 from magdi_ray.progress import Progress, polled
+from magdi_ray.storage import collect, deliver, open_storage
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
@@ -50,15 +53,35 @@ class Tally:
     """Answers counted as they come, over all workers: a Ray actor."""
 
     def __init__(self) -> None:
-        self.answers = 0
+        self.answers: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
 
-    def add(self, answers: int) -> None:
-        """Count some answers."""
-        self.answers += answers
+    def add(self, system: str, answers: int, failed: int) -> None:
+        """Count some answers of a system, `failed` of which are none."""
+        self.answers[system] += answers
+        self.failed[system] += failed
 
-    def read(self) -> int:
-        """How many there are."""
-        return self.answers
+    def read(self) -> tuple[Counter[str], Counter[str]]:
+        """Answers and failed ones so far, by system."""
+        return self.answers, self.failed
+
+
+class Measured:
+    """A running evaluation of `total` answers as figures (`observe.figures.EVALUATION`)."""
+
+    def __init__(self, total: int, *, meter: Meter = meter) -> None:
+        self.total, self.meter = total, meter
+        self.seen, self.seen_at = 0, time.time()
+
+    def tell(self, answers: Counter[str], failed: Counter[str]) -> None:
+        """One look at the stage."""
+        if answers.total() != self.seen:
+            self.seen, self.seen_at = answers.total(), time.time()
+        self.meter.set("evaluation_planned", self.total)
+        self.meter.set("evaluation_last_answer_timestamp_seconds", self.seen_at)
+        for system, count in answers.items():
+            self.meter.set("evaluation_answered", count, system=system)
+            self.meter.set("evaluation_failed", failed[system], system=system)
 
 
 async def answer_question(
@@ -93,6 +116,7 @@ class AnswerOperator:
     """The Ray Data operator: asks every candidate every question of a batch, all at once."""
 
     def __init__(self, exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any) -> None:
+        settle(named(exam.run, "evaluation"))
         self.exam, self.tally = exam, tally
         self.tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
         self.store = ReplyStore(exam.replies, run=exam.run)
@@ -130,12 +154,14 @@ class AnswerOperator:
             for place, sampling in self.exam.asks(candidate, question)
         ]
         answers = await asyncio.gather(*work)
-        self.tally.add.remote(len(answers))
+        self.tally.add.remote(candidate.system, len(answers), sum(answer.error is not None for answer in answers))
         return answers
 
 
-def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> dict[Key, float]:
+def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, shared: str) -> dict[Key, float]:
     """Let every candidate answer the questions of a file (`write_asked`); answers go to `out`.
+
+    Workers read and write at the place `shared`: the file's directory where all machines share it, else a URL that stands for it.
 
     Local models that do not fit the cluster together answer one wave after the other; those all of whose replies are in the store
     are not deployed. Returns the mean seconds a reply of each of them takes, alone, on each set of questions, measured now or
@@ -151,16 +177,28 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path) -> 
     engines = [one.engine for one in exam.candidates]
     limiter = start_limiter({engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)})
     asked_of, times = read_asked(questions), Path(exam.times)
+    asked_at = f"{shared}/{questions.name}"
+    deliver(questions, asked_at)
     done = answered(exam, asked_of)
     total = rows * sum(1 + one.samples for one in exam.candidates)
-    with polled(Progress("evaluate", total), lambda progress: progress.update(ray.get(tally.read.remote()))):
+    measured = Measured(total)
+
+    def look(progress: Progress) -> None:
+        answers, failed = ray.get(tally.read.remote())
+        progress.update(answers.total(), note=f"{failed.total()} failed" if failed.total() else "")
+        measured.tell(answers, failed)
+
+    with polled(Progress("evaluate", total), look):
         for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources(), done)):
             deployed = [one for one in wave if not one.remote and one.label not in done]
             apps = {one.label: unique_app("evaluate", one.label) for one in deployed}
             deploy_engines([pool_spec(apps[one.label], one, exam) for one in deployed])
             try:
                 target = out / f"wave-{number:02d}"
-                _stream(exam.of(wave), apps, tally, limiter, questions=questions, rows=rows, out=target)
+                _stream(
+                    exam.of(wave), apps, tally, limiter, questions=asked_at, rows=rows, out=f"{shared}/{out.name}/{target.name}"
+                )
+                collect(f"{shared}/{out.name}/{target.name}", target)
                 few = first_of_each_set(asked_of, exam.latency_questions)
                 write_times(times, exam, asyncio.run(time_alone(exam.of(wave), apps, few)))
             finally:
@@ -196,6 +234,7 @@ def pool_spec(app: str, candidate: Candidate, exam: Examination) -> PoolSpec:
         num_cpus=candidate.num_cpus,
         num_gpus=candidate.num_gpus,
         max_ongoing_requests=16 * exam.max_batch_size,
+        place=candidate.place,
     )
 
 
@@ -246,16 +285,15 @@ def check_answers(directory: Path, allowed: float) -> None:
             )
 
 
-def _stream(
-    exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: Path, rows: int, out: Path
-) -> None:
+def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: str, rows: int, out: str) -> None:
     import ray.data
     from ray.data import ActorPoolStrategy
 
     quiet_ray_data()
     calls = max(2, 4 * exam.max_batch_size // BATCH)
+    (reading, source), (writing, target) = open_storage(questions), open_storage(out)
     answers = (
-        ray.data.read_parquet(str(questions))
+        ray.data.read_parquet(source, filesystem=reading)
         .repartition(max(1, rows // BATCH))
         .map_batches(
             AnswerOperator,
@@ -266,4 +304,4 @@ def _stream(
             num_cpus=OPERATOR_CPUS,
         )
     )
-    answers.write_parquet(str(out), min_rows_per_file=ROWS_PER_FILE)
+    answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE)

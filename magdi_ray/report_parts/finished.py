@@ -62,7 +62,7 @@ def open_runs(runs: Sequence[Run]) -> list[Finished]:
     """
     if not runs:
         raise RunError("A report needs at least one run directory.")
-    if twice := [root for root, count in Counter(run.root for run in runs).items() if count > 1]:
+    if twice := [root for root, count in Counter(run.where for run in runs).items() if count > 1]:
         raise RunError(f"A run is compared with others, not with itself: {twice[0]} is named twice. Name it once.")
     opened: list[Finished] = []
     for run in runs:
@@ -86,7 +86,7 @@ def _check_current(run: Run) -> None:
         if manifest is None or manifest.content != content:
             raise RunError(
                 f"{run.path('evaluation')} was measured before {stage!r} was made again. Measure anew: "
-                f"magdi evaluate CONFIG --out {run.root}"
+                f"magdi evaluate CONFIG --out {run.where}"
             )
 
 
@@ -127,7 +127,7 @@ def stored_questions(run: Run) -> Iterator[Question]:
     except (pa.ArrowException, OSError, TypeError) as error:
         raise RunError(
             f"{directory} must hold the run's questions; they cannot be read ({error}). Move that directory away and run again: "
-            f"magdi run CONFIG --out {run.root}"
+            f"magdi run CONFIG --out {run.where}"
         ) from error
 
 
@@ -155,5 +155,5 @@ def _damaged(run: Run, found: str) -> RunError:
     directory = run.path("evaluation")
     return RunError(
         f"{directory} must hold every answer that was measured; it holds {found}. Move that directory away and measure "
-        f"again: magdi evaluate CONFIG --out {run.root}"
+        f"again: magdi evaluate CONFIG --out {run.where}"
     )

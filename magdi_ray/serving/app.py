@@ -22,8 +22,10 @@ from magdi_ray.agents.pool import copies, retire_engines, wait_until_running
 from magdi_ray.agents.weights import base_and_adapter, check_model_directory, resolve_model
 from magdi_ray.config.engines import TransformersEngine, located_model, model_files
 from magdi_ray.config.load import parse_section
+from magdi_ray.config.resources import Place
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError
+from magdi_ray.placement import remote_options
 from magdi_ray.runs import file_hash
 from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS
 from magdi_ray.serving.keys import open_keys
@@ -96,7 +98,7 @@ def build(args: dict[str, Any]) -> serve.Application:
         name="door",
         num_replicas=student.doors,
         max_surge_percent=100,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **remote_options(Place(labels=student.resources.serve.labels))},
         max_ongoing_requests=UNBOUNDED,
         **_drained(student),
     )
@@ -138,7 +140,7 @@ def copies_of(args: StudentArgs) -> serve.Application:
     )
     deployment = serve.deployment(StudentReplica).options(
         name="student",
-        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
+        ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus, **remote_options(args.resources.serve)},
         # How many may wait is the front door's affair (`capacity_of`): Serve also counts those that it is just about to hand on.
         max_ongoing_requests=AHEAD * args.max_batch_size,
         max_surge_percent=args.max_surge_percent,

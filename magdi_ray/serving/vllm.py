@@ -20,7 +20,7 @@ from magdi_ray.agents.choosing import Row
 from magdi_ray.agents.pool import PoolSpec, copies
 from magdi_ray.agents.prompting import PromptReader
 from magdi_ray.agents.streaming import Decoding, Piece, Prompt
-from magdi_ray.agents.vllm import ADAPTER, BASE, check_vllm, completion_request, llm_settings, lora_room
+from magdi_ray.agents.vllm import ADAPTER, BASE, check_vllm, completion_request, llm_settings, lora_room, placed
 from magdi_ray.agents.weights import base_and_adapter, resolve_model
 from magdi_ray.agents.written import Scribe, Spelling
 from magdi_ray.config.engines import VllmEngine
@@ -99,7 +99,8 @@ def server_settings(args: StudentArgs) -> dict[str, Any]:
         engine_kwargs.setdefault("kv_cache_memory_bytes", CPU_CACHE)
     length = args.context_length
     engine = VllmEngine(type="vllm", model=args.model, dtype=args.dtype, max_model_len=length, engine_kwargs=engine_kwargs)
-    spec = PoolSpec("student", engine, args.replicas, num_cpus=args.num_cpus, num_gpus=args.num_gpus / workers)
+    place = args.resources.serve
+    spec = PoolSpec("student", engine, args.replicas, num_cpus=args.num_cpus, num_gpus=args.num_gpus / workers, place=place)
     return llm_settings(spec) | {"experimental_configs": {"stream_batching_interval_ms": args.stream_interval_ms}}
 
 
@@ -115,6 +116,7 @@ def server_options(args: StudentArgs) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": args.request_timeout_s + GRACE_SECONDS,
         "graceful_shutdown_wait_loop_s": 0.1,
         **copies(args.replicas, full=rows, downscale_delay_s=args.downscale_delay_s),
+        **placed(args.resources.serve),
     }
 
 

@@ -22,6 +22,7 @@ from magdi_ray.distill.tokens import GraphTokens, NodeTokens, tokenise
 from magdi_ray.errors import ConfigError, GraphError
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import MagGroup, mag_groups, to_row, write_mags
+from magdi_ray.storage import fetched
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
 
@@ -151,6 +152,7 @@ def test_a_tokenizer_is_known_again_wherever_it_lies(bench: Workbench, tmp_path:
 
 def test_a_task_that_is_tried_again_writes_the_same_file_again(bench: Workbench, tmp_path: Path) -> None:
     reading = Reading(
+        str(tmp_path / "graphs"),
         str(tmp_path),
         FileTask(name="gsm8k", path="none.jsonl"),
         resolve_recipe("level4"),
@@ -187,7 +189,7 @@ class TestOnRayData:
     @pytest.mark.parametrize("recipe", ["level1", "level2", "level4"])
     def test_tasks_make_the_units_that_one_process_would_make(self, bench: Workbench, tmp_path: Path, recipe: str) -> None:
         self.write(tmp_path, MANY[::-1])
-        store = TokenStore(tokenise_graphs(self.job(bench, tmp_path, recipe)))
+        store = TokenStore(fetched(tokenise_graphs(self.job(bench, tmp_path, recipe))))
         alone = tokenise(MAGS, Gsm8k(), tokenizer=bench.tokenizer, recipe=resolve_recipe(recipe), max_length=256)  # type: ignore[arg-type]
         assert tuple(store.graph("train", i) for i in range(len(store.question_ids("train")))) == alone.graphs
         others = {f"graph of the split {split}, not learned from": 1 for split in ("dev", "test")}
@@ -198,7 +200,7 @@ class TestOnRayData:
     ) -> None:
         dev = tuple(make_mag(n, ("3", "18", "18"), split="dev") for n in (6, 7, 8, 9))
         self.write(tmp_path, (*MAGS, *dev, make_mag(5, ("18", "3", "3"), split="dev")))
-        store = TokenStore(tokenise_graphs(self.job(bench, tmp_path, "level1", dev=DevConfig())))
+        store = TokenStore(fetched(tokenise_graphs(self.job(bench, tmp_path, "level1", dev=DevConfig()))))
         assert (store.question_ids("train"), store.question_ids("dev")) == (["q1", "q2", "q4"], ["q5"])
         left_out = {"incorrect, and no objective uses it": 4, "not selected by the recipe": 10}
         assert store.facts.graphs == 3
@@ -211,7 +213,7 @@ class TestOnRayData:
 
     def test_training_graphs_are_held_out_where_so_many_are_asked_for(self, bench: Workbench, tmp_path: Path) -> None:
         self.write(tmp_path)
-        store = TokenStore(tokenise_graphs(self.job(bench, tmp_path, dev=DevConfig(graphs=1))))
+        store = TokenStore(fetched(tokenise_graphs(self.job(bench, tmp_path, dev=DevConfig(graphs=1)))))
         assert len(store.question_ids("train")) == 3
         assert store.question_ids("dev") == sorted(hold_out([mag.question for mag in MANY], 1, seed=7))
 
@@ -240,9 +242,23 @@ class TestOnRayData:
     def test_what_was_broken_off_is_made_again(self, bench: Workbench, tmp_path: Path) -> None:
         self.write(tmp_path)
         made = tokenise_graphs(self.job(bench, tmp_path))
-        part_path(made, 0).write_bytes(b"half")
-        again = TokenStore(tokenise_graphs(self.job(bench, tmp_path)))
-        assert (again.directory, again.graph("train", 0)) == (made, bench.graphs()[0])
+        part_path(Path(made), 0).write_bytes(b"half")
+        again = TokenStore(fetched(tokenise_graphs(self.job(bench, tmp_path))))
+        assert (str(again.directory), again.graph("train", 0)) == (made, bench.graphs()[0])
+
+    def test_tokens_and_graphs_at_urls_give_the_same_units(
+        self, bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MAGDI_CACHE", str(tmp_path / "cache"))
+        self.write(tmp_path)
+        job = self.job(bench, tmp_path)
+        urls = {name: f"file://{getattr(job, name)}" for name in ("graphs", "tokens")}
+        near, far = tokenise_graphs(job), tokenise_graphs(job.model_copy(update=urls | {"tokens": f"file://{tmp_path}/far"}))
+        assert far == f"file://{tmp_path}/far/{Path(near).name}"
+        stores = [TokenStore(fetched(place)) for place in (near, far)]
+        assert stores[0].directory != stores[1].directory
+        units = [[store.graph("train", n) for n in range(len(store.question_ids("train")))] for store in stores]
+        assert units[0] == units[1] != []
 
     def test_a_damaged_graph_is_named_with_its_file(self, bench: Workbench, tmp_path: Path) -> None:
         import pyarrow.parquet as pq
@@ -263,7 +279,7 @@ class TestOnRayData:
     def test_graphs_of_which_nothing_is_left_are_counted_not_lost(self, bench: Workbench, tmp_path: Path) -> None:
         self.write(tmp_path)
         recipe = RecipeConfig(name="x", nodes=NodeSelection(agents=("nobody",)), objectives=resolve_recipe("level2").objectives)
-        store = TokenStore(tokenise_graphs(self.job(bench, tmp_path, recipe)))
+        store = TokenStore(fetched(tokenise_graphs(self.job(bench, tmp_path, recipe))))
         assert store.sizes("train", next_token=True, loss_on_prompt=False, packed=True) == ()
         assert store.facts.skipped_graphs == {"no usable node": 4}
         assert store.facts.skipped_nodes == {"not selected by the recipe": 18}

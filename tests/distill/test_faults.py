@@ -25,7 +25,7 @@ from magdi_ray.config.distil import CheckpointConfig, DeepSpeedConfig, ScalingCo
 from magdi_ray.config.recipes import Interaction, RecipeConfig, resolve_recipe
 from magdi_ray.config.sections import FileTask
 from magdi_ray.distill.checkpoint.state import INDEX, is_whole
-from magdi_ray.distill.checkpoint.storage import step_name
+from magdi_ray.distill.checkpoint.storage import attempt_name, step_name
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.train import distill
 from magdi_ray.graph.store import write_mags
@@ -114,7 +114,7 @@ def wait_for(condition: Callable[[], Any], *, seconds: float = 120.0) -> Any:
 
 
 def whole_checkpoints(storage: Path) -> list[Path]:
-    return [path for path in sorted(storage.glob("*/step-*")) if is_whole(path)]
+    return [path for path in sorted(storage.glob("*/*/step-*")) if is_whole(path)]
 
 
 def in_the_middle(directory: Path, storage: Path) -> bool:
@@ -148,7 +148,7 @@ def assert_as_undisturbed(directory: Path, storage: Path, undisturbed: torch.Ten
     """The same curve, a student, and nothing half written left behind."""
     torch.testing.assert_close(curve(directory), undisturbed, atol=1e-4, rtol=0)
     assert (directory / "student" / "model.safetensors").exists()
-    assert all(is_whole(path) for path in storage.glob("*/step-*"))
+    assert all(is_whole(path) for path in storage.glob("*/*/step-*"))
 
 
 def test_a_killed_worker_is_replaced_and_the_curve_is_that_of_an_undisturbed_training(
@@ -205,7 +205,7 @@ def test_storage_that_fails_once_costs_nothing(make_job: Callable[..., Job], und
     """A checkpoint's file is a pipe: its upload hangs until the training was seen to stand still, and then breaks."""
     job = make_job(tmp_path, storage=f"dir::file://{tmp_path / 'elsewhere'}")
     elsewhere = Path(f"{tmp_path / 'elsewhere'}{tmp_path / 'elsewhere'}")  # fsspec's `dir` takes a path for one below itself
-    place = elsewhere / f"{job.recipe.name}-{job.identity[:12]}" / step_name(2 * EVERY)
+    place = elsewhere / f"{job.recipe.name}-{job.identity[:12]}" / attempt_name(0) / step_name(2 * EVERY)
     pipe = tmp_path / "broken" / "rank-00000-00000.safetensors"
     place.parent.mkdir(parents=True)
     pipe.parent.mkdir()

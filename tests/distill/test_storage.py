@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,9 @@ import torch
 from magdi_ray.config.distil import CheckpointConfig
 from magdi_ray.distill import train
 from magdi_ray.distill.checkpoint.state import INDEX, save_tensors
-from magdi_ray.distill.checkpoint.storage import Shelf, open_storage, step_name
+from magdi_ray.distill.checkpoint.storage import Shelf, attempt_name, step_name
 from magdi_ray.distill.job import TrainState
-from magdi_ray.errors import ConfigError
+from magdi_ray.storage import open_storage
 
 
 @pytest.fixture(params=["{}", "file://{}", "dir::file://{}"])
@@ -62,22 +63,27 @@ def test_a_copy_that_fails_once_is_made_again(shelf: Shelf, tmp_path: Path, monk
     assert (len(calls), shelf.is_whole(step_name(3))) == (2, True)
 
 
-@pytest.mark.parametrize("where", ["nosuch://bucket/path", "abfs://container/path"])
-def test_a_file_system_nobody_knows_is_refused_by_name(where: str) -> None:
-    with pytest.raises(ConfigError, match=f"checkpoints.storage.*{where}"):
-        open_storage(where)
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], train.RayCheckpoints]:
+    """Checkpoints as on the only worker of an attempt at a run."""
+    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(train.dist, "broadcast_object_list", lambda chosen, src: None)
+    monkeypatch.setattr(train.dist, "barrier", lambda: None)
+
+    def begin(number: int) -> train.RayCheckpoints:
+        filesystem, path = open_storage(str(tmp_path / attempt_name(number)))
+        storage = SimpleNamespace(storage_filesystem=filesystem, experiment_fs_path=path)
+        monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_storage=lambda: storage))
+        kept = CheckpointConfig(keep=2)
+        job = SimpleNamespace(run=tmp_path.name, label="level4", identity="0" * 12, checkpoints=kept, attempt=number)
+        return train.RayCheckpoints(job)  # type: ignore[arg-type]
+
+    return begin
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> train.RayCheckpoints:
-    """As on the only worker of a run."""
-    filesystem, path = open_storage(str(tmp_path))
-    storage = SimpleNamespace(storage_filesystem=filesystem, experiment_fs_path=path)
-    monkeypatch.setattr("ray.train.get_context", lambda: SimpleNamespace(get_storage=lambda: storage))
-    monkeypatch.setattr(train.dist, "get_rank", lambda: 0)
-    monkeypatch.setattr(train.dist, "broadcast_object_list", lambda chosen, src: None)
-    job = SimpleNamespace(run="", label="level4", identity="0" * 12, checkpoints=CheckpointConfig(keep=2))
-    return train.RayCheckpoints(job)  # type: ignore[arg-type]
+def checkpoints(attempt: Callable[[int], train.RayCheckpoints]) -> train.RayCheckpoints:
+    return attempt(1)
 
 
 def weights(step: int) -> dict[str, torch.Tensor]:
@@ -106,6 +112,35 @@ def test_a_resumed_training_has_the_best_weights_of_its_checkpoint(
     assert checkpoints.restore(None) is saved
     assert torch.equal(checkpoints.load_best(TrainState(best_step=4))["w"], weights(4)["w"])  # type: ignore[index]
     assert checkpoints.load_best(TrainState(best_step=8)) is None  # undone by the resume: not another's in its place
+
+
+def test_an_attempt_goes_on_from_what_an_earlier_one_left_and_its_best_weights(
+    attempt: Callable[[int], train.RayCheckpoints], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = attempt(1)
+    before.keep_best(weights(4), TrainState(step=4, best_step=4))
+    put(before.shelf, tmp_path / "local", 6)
+    read = list[Path]()
+    monkeypatch.setattr(train, "load_state", lambda engine, at: read.append(at) or TrainState(step=6, best_step=4))
+    after = attempt(2)
+    assert after.restore(None).step == 6
+    assert [path.parent for path in read] == [Path(before.shelf.path)]
+    before.shelf.discard()
+    assert torch.equal(after.load_best(TrainState(best_step=4))["w"], weights(4)["w"])  # type: ignore[index]
+
+
+def test_an_attempt_thought_dead_takes_nothing_from_its_successor(
+    attempt: Callable[[int], train.RayCheckpoints], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, after = attempt(1), attempt(2)
+    put(after.shelf, tmp_path / "local", 6)
+    put(dead.shelf, tmp_path / "local", 20, 30)
+    dead.shelf.keep({step_name(30)})
+    dead.shelf.tidy()
+    assert after.shelf.names() == [step_name(6)]
+    put(attempt(3).shelf, tmp_path / "local", 8)
+    monkeypatch.setattr(train, "load_state", lambda engine, at: TrainState(step=int(at.name[-2:])))
+    assert dead.restore(None).step == 30  # never what a later one wrote
 
 
 def test_what_cannot_be_deleted_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

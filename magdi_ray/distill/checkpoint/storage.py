@@ -11,47 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.fs as pafs
-from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
 from magdi_ray.distill.checkpoint.state import INDEX, missing_files
-from magdi_ray.errors import ConfigError, MagdiError
+from magdi_ray.storage import forget_listings, retrying
 
 logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"step-(\d{8,})")
-
-
-def open_storage(where: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a directory or URL, and the path on it. pyarrow's own where it has one, else fsspec's.
-
-    Raises:
-        ConfigError: nobody knows the URL's scheme, or the package that does is not installed.
-    """
-    if "://" not in where:
-        return pafs.LocalFileSystem(), str(Path(where).resolve())
-    try:
-        return pafs.FileSystem.from_uri(where)  # type: ignore[no-any-return]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(where)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"checkpoints.storage must be a directory or the URL of a file system fsspec knows, found {where!r}: {error}"
-        ) from None
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path
-
-
-def retrying() -> Retrying:
-    """Five attempts over at most eight seconds, for failures of storage; then the last one is raised.
-
-    Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
-    """
-    wait, mistakes = wait_random_exponential(multiplier=0.5, max=8), (MagdiError, TypeError, ValueError)
-    return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_not_exception_type(mistakes), reraise=True)
+ATTEMPT = re.compile(r"attempt-\d{8}")
 
 
 def step_name(step: int) -> str:
@@ -62,6 +30,11 @@ def step_name(step: int) -> str:
 def step_of(name: str) -> int:
     """The step of a directory."""
     return int(name.removeprefix("step-"))
+
+
+def attempt_name(attempt: int) -> str:
+    """The directory of an attempt's checkpoints; names sort as attempts do."""
+    return f"attempt-{attempt:08d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +76,7 @@ class Shelf:
             with attempt:
                 if self.filesystem.get_file_info(f"{self.path}/{name}").type != pafs.FileType.NotFound:
                     self.filesystem.delete_dir(f"{self.path}/{name}")
-                self._forget_listings()
+                forget_listings(self.filesystem)
 
     def tidy(self) -> str | None:
         """Remove what is half written. Returns the newest that is left."""
@@ -121,12 +94,23 @@ class Shelf:
                 except Exception as error:  # whatever a file system of others raises
                     logger.warning("%s/%s could not be deleted: %s", self.path, name, error)
 
+    def discard(self) -> None:
+        """Remove the shelf with everything on it; where that fails it stays, and harms nothing."""
+        parent, _, name = self.path.rpartition("/")
+        try:
+            Shelf(self.filesystem, parent).remove(name)
+        except Exception as error:  # whatever a file system of others raises
+            logger.warning("%s could not be deleted: %s", self.path, error)
+
     def _list(self, path: str) -> list[Any]:
-        self._forget_listings()
+        forget_listings(self.filesystem)
         listing: list[Any] = self.filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return listing
 
-    def _forget_listings(self) -> None:
-        """Some fsspec file systems remember what they listed, and would miss what another process wrote."""
-        if isinstance(self.filesystem, pafs.PyFileSystem):
-            self.filesystem.handler.fs.invalidate_cache()
+
+def earlier_shelves(shelf: Shelf) -> list[Shelf]:
+    """The shelves of attempts before a shelf's own, oldest first."""
+    parent, _, own = shelf.path.rpartition("/")
+    infos = shelf.filesystem.get_file_info(pafs.FileSelector(parent, allow_not_found=True))
+    names = sorted(Path(info.path).name for info in infos if info.type == pafs.FileType.Directory)
+    return [Shelf(shelf.filesystem, f"{parent}/{name}") for name in names if ATTEMPT.fullmatch(name) and name < own]

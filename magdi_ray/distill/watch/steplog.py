@@ -10,7 +10,8 @@ A step's line has no "event"; `step` counts from 0. Beside the figures of `train
     {"event": "end", "step": 200, "steps": 200, "facts": {...}}
 
 The file only grows: what a crash undid is written again by the resumed training, and **the last line of a step counts**.
-`read_steps`, `read_dev` and `read_trainings` give each step once.
+Lines of an attempt at the run that a later one has taken over from do not. `read_steps`, `read_dev` and `read_trainings` give
+each step once; they read the files of `logs/` beside the file too, where workers write that share no directory with it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magdi_ray.distill.job import Job
+from magdi_ray.distill.watch.lines import LocalLines, RemoteLines, json_lines, log_files
 from magdi_ray.distill.watch.trackers import Tracker, openers
 from magdi_ray.errors import EngineError
+from magdi_ray.storage import is_url
 
 if TYPE_CHECKING:
     from magdi_ray.distill.watch.dev import DevFigures
@@ -47,14 +50,10 @@ class StepLog:
     def __init__(self, job: Job, *, start: int, total: int, trackers: Mapping[str, Callable[[], Tracker]] | None = None) -> None:
         """`trackers`: what opens each, by name; None: those of the job."""
         self.label, self.start, self.total = job.label, start, total
-        self._head = {"stage": STAGE, "recipe": job.recipe.name, "seed": job.number}
+        self._head = {"stage": STAGE, "recipe": job.recipe.name, "seed": job.number, "attempt": job.attempt}
         self._began = time.monotonic()
         self._dev: dict[str, Any] | None = None
-        Path(job.log).parent.mkdir(parents=True, exist_ok=True)
-        whole = _ends_whole(Path(job.log))
-        self.stream = Path(job.log).open("a", encoding="utf-8")  # noqa: SIM115 - closed by end()
-        if not whole:
-            self.stream.write("\n")
+        self.stream = RemoteLines(job.log, job.label) if is_url(job.log) else LocalLines(Path(job.log))
         self._line({"event": "start", "step": start, "steps": total})
         self.trackers: list[Tracker] = []
         for name, opens in (openers(job, start=start) if trackers is None else trackers).items():
@@ -79,6 +78,10 @@ class StepLog:
         # Under the step just made: what stands at the step a training is resumed at is taken for undone.
         self._send(max(0, done - 1), {f"dev/{name}": value for name, value in known.items()})
 
+    def flush(self) -> None:
+        """Have every line so far on storage, before a checkpoint that comes after them."""
+        self.stream.flush()
+
     def end(self, done: int, facts: Mapping[str, Any]) -> None:
         """The training ended after `done` steps; close everything."""
         self._line({"event": "end", "step": done, "steps": self.total, "facts": dict(facts)})
@@ -87,8 +90,7 @@ class StepLog:
             self._attempt(tracker.name, lambda tracker=tracker: tracker.close(dict(facts)))  # type: ignore[misc]
 
     def _line(self, values: Mapping[str, Any]) -> None:
-        self.stream.write(json.dumps({**self._head, "time": round(time.time(), 3), **values}) + "\n")
-        self.stream.flush()
+        self.stream.add(json.dumps({**self._head, "time": round(time.time(), 3), **values}) + "\n")
 
     def _send(self, step: int, figures: Mapping[str, float]) -> None:
         self.trackers = [
@@ -202,25 +204,13 @@ def _lines(path: Path, recipe: str) -> Iterator[dict[str, Any]]:
 
 
 def _all_lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        for text in stream:
-            try:
-                line = json.loads(text)
-            except ValueError:  # torn by a crash, perhaps with the next line behind it
-                continue
-            if isinstance(line, dict) and line.get("stage") == STAGE and "recipe" in line and "step" in line:
+    newest: dict[tuple[str, int], int] = {}
+    for line in json_lines(log_files(path)):
+        if line.get("stage") == STAGE and "recipe" in line and "step" in line:
+            training, attempt = (line["recipe"], line.get("seed", 0)), line.get("attempt", 0)
+            if attempt >= newest.get(training, 0):
+                newest[training] = attempt
                 yield line
-
-
-def _ends_whole(path: Path) -> bool:
-    """Whether a file's last line is complete; after a crash it may not be, and the next would be lost with it."""
-    if not path.exists() or not path.stat().st_size:
-        return True
-    with path.open("rb") as stream:
-        stream.seek(-1, 2)
-        return stream.read(1) == b"\n"
 
 
 def peak_memory() -> int:

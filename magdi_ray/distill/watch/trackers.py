@@ -1,7 +1,7 @@
 """Where the figures of a training are sent while it runs, besides the run's log. Knows no torch and no Ray.
 
-One signature: `log(step, figures)` and `close(summary)`. TensorBoard always; Weights & Biases and MLflow where they are
-configured, imported only then. A training that is resumed goes on in the same W&B and MLflow run.
+One signature: `log(step, figures)` and `close(summary)`. TensorBoard and the cluster's metrics always; Weights & Biases and
+MLflow where they are configured, imported only then. A training that is resumed goes on in the same W&B and MLflow run.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from magdi_ray.config.base import content_hash
 from magdi_ray.config.distil import MlflowConfig, TrackConfig, WandbConfig
 from magdi_ray.distill.job import Job
+from magdi_ray.distill.watch.view import parts_of
 from magdi_ray.errors import ConfigError
+from magdi_ray.observe.meter import Meter, meter
+from magdi_ray.observe.where import named
 
 TRAINING_TAG = "magdi.training"
 """The MLflow tag a resumed training finds its run by."""
@@ -29,6 +32,15 @@ BATCH = 100
 
 LONGEST = 500
 """Characters of a parameter's value; the smallest limit among MLflow's stores."""
+
+SHOWN = {
+    "learning_rate": "learning_rate",
+    "grad_norm": "gradient_norm",
+    "seconds": "step_seconds",
+    "tokens_per_second": "tokens_per_second",
+    "graphs_per_second": "graphs_per_second",
+}
+"""Figures of a step that Prometheus is told, and what they are called there."""
 
 
 class Tracker(Protocol):
@@ -74,9 +86,12 @@ def check_trackers(track: TrackConfig, *, keys: bool = True) -> None:
         )
 
 
-def openers(job: Job, *, start: int) -> dict[str, Callable[[], Tracker]]:
-    """What opens each tracker of a job, by its name, for a training that begins or goes on at step `start`."""
-    found: dict[str, Callable[[], Tracker]] = {"TensorBoard": lambda: TensorBoard(job.tensorboard, start=start)}
+def openers(job: Job, *, start: int, total: int | None = None) -> dict[str, Callable[[], Tracker]]:
+    """What opens each tracker of a job, by its name, for a training that begins or goes on at step `start` of `total`."""
+    found: dict[str, Callable[[], Tracker]] = {
+        "TensorBoard": lambda: TensorBoard(job.tensorboard, start=start),
+        "Prometheus": lambda: Prometheus(job, start=start, total=total),
+    }
     if (wandb := job.track.wandb) is not None:
         found["Weights & Biases"] = lambda: WeightsAndBiases(wandb, job)
     if (mlflow := job.track.mlflow) is not None:
@@ -129,6 +144,43 @@ class TensorBoard:
         table = [f"| {name} | {value} |" for name, value in _flat(summary, ())]
         self.writer.add_text("summary", "\n".join(["| | |", "|---|---|", *table]))  # type: ignore[no-untyped-call]
         self.writer.close()  # type: ignore[no-untyped-call]
+
+
+class Prometheus:
+    """The newest figures, in the metrics every node of the cluster offers; see `observe.figures.DISTIL`."""
+
+    name = "Prometheus"
+
+    def __init__(self, job: Job, *, start: int, total: int | None = None, meter: Meter = meter) -> None:
+        self.job, self.meter = job, meter
+        self._set({"started_timestamp_seconds": time.time(), "started_at_step": start, "steps": start})
+        if total is not None:
+            self._set({"planned_steps": total})
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        if "loss" not in figures:
+            self._set({f"dev_{name}": figures[f"dev/{name}"] for name in ("loss", "accuracy") if f"dev/{name}" in figures})
+            return
+        self._set({"steps": step + 1, "last_step_timestamp_seconds": time.time()})
+        self._set({name: figures[found] for found, name in SHOWN.items() if found in figures})
+        for term, loss in {"all": figures["loss"], **parts_of(figures)}.items():
+            self._set({"loss": loss}, term=term)
+
+    def close(self, summary: dict[str, Any]) -> None:
+        """The last figures stay as they are until the process ends."""
+
+    def _set(self, values: Mapping[str, float], **labels: str) -> None:
+        _set(self.meter, self.job, values, **labels)
+
+
+def checkpointed(job: Job, step: int, *, meter: Meter = meter) -> None:
+    """Tell Prometheus that a checkpoint made after `step` steps is whole on storage."""
+    _set(meter, job, {"checkpoint_timestamp_seconds": time.time(), "checkpoint_step": step})
+
+
+def _set(meter: Meter, job: Job, values: Mapping[str, float], **labels: str) -> None:
+    for name, value in values.items():
+        meter.set(f"distil_{name}", value, where=named(job.run, "distil"), training=job.label, **labels)
 
 
 class WeightsAndBiases:

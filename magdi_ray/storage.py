@@ -1,0 +1,223 @@
+"""Where files lie that several machines use: a directory all of them see, or a URL (s3://, gs://, any fsspec file system).
+
+A *place* is a string that means the same on every machine: an absolute path, or a URL. Files at a URL are made in a local
+directory and delivered when they are whole; who reads them fetches a copy, once a machine. A path is used as it is. What lies at
+the place of something finished never changes: whatever is made anew gets a place of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
+
+from magdi_ray.errors import ConfigError, MagdiError, RunError
+
+CACHE = "MAGDI_CACHE"
+"""Environment variable: the directory of a machine's copies; default ~/.cache/magdi."""
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is a URL; `pkg://package/path` is none: it names files of an installed package."""
+    return "://" in place and not place.startswith("pkg://")
+
+
+def open_storage(where: str) -> tuple[Any, str]:
+    """The file system of a place, and the path on it. pyarrow's own where it has one, else fsspec's.
+
+    Raises:
+        ConfigError: nobody knows the URL's scheme, or the package that does is not installed.
+    """
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+
+    if not is_url(where):
+        return pafs.LocalFileSystem(), str(Path(where).resolve())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(where)
+        return filesystem, path.rstrip("/")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(where)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"A directory, or the URL of a file system fsspec knows, is required; found {where!r}: {error}"
+        ) from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path.rstrip("/")
+
+
+def retrying() -> Retrying:
+    """Five attempts over at most eight seconds, for failures of storage; then the last one is raised.
+
+    Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
+    """
+    wait, mistakes = wait_random_exponential(multiplier=0.5, max=8), (MagdiError, TypeError, ValueError, FileNotFoundError)
+    return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_not_exception_type(mistakes), reraise=True)
+
+
+def listing(place: str, *, recursive: bool = False) -> dict[str, int]:
+    """The files at a place, by their paths relative to it, and their bytes; nothing where there is no such directory."""
+    found = _entries(place, recursive=recursive)
+    return {name: info.size for name, info in found.items() if info.is_file}
+
+
+def names(place: str) -> set[str]:
+    """The files and directories right at a place."""
+    return set(_entries(place, recursive=False))
+
+
+def _entries(place: str, *, recursive: bool) -> dict[str, Any]:
+    from pyarrow.fs import FileSelector
+
+    filesystem, root = open_storage(place)
+    found = list[Any]()
+    for attempt in retrying():
+        with attempt:
+            forget_listings(filesystem)
+            found = filesystem.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
+    return {_below(info.path, root): info for info in found}
+
+
+def forget_listings(filesystem: Any) -> None:
+    """Some fsspec file systems remember what they listed, and would miss what another process wrote."""
+    from pyarrow.fs import PyFileSystem
+
+    if isinstance(filesystem, PyFileSystem):
+        filesystem.handler.fs.invalidate_cache()
+
+
+def read_text(place: str) -> str | None:
+    """A file's text; None where there is none."""
+    filesystem, path = open_storage(place)
+    for attempt in retrying():
+        with attempt:
+            forget_listings(filesystem)
+            if not filesystem.get_file_info(path).is_file:
+                return None
+            with filesystem.open_input_stream(path) as stream:
+                return bytes(stream.read()).decode()
+    raise AssertionError("either returned or raised")
+
+
+def write_text(place: str, text: str) -> None:
+    """Write a file; readers see the old one or the whole new one (on a path too: it is renamed into its place)."""
+    if not is_url(place):
+        write_atomically(Path(place), text)
+        return
+    filesystem, path = open_storage(place)
+    for attempt in retrying():
+        with attempt:
+            filesystem.create_dir(path.rpartition("/")[0])
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(text.encode())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a local file so that a reader sees the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def deliver(source: Path, place: str) -> None:
+    """Copy a local file, or the files of a directory, to a place; nothing where they are at it already.
+
+    Raises:
+        OSError: storage still fails after some attempts.
+    """
+    from pyarrow.fs import copy_files
+
+    filesystem, path = open_storage(place)
+    if not is_url(place) and Path(path) == source.resolve():
+        return
+    for attempt in retrying():
+        with attempt:
+            filesystem.create_dir(path.rpartition("/")[0] if source.is_file() else path)
+            copy_files(str(source), path, destination_filesystem=filesystem)
+
+
+def collect(place: str, directory: Path) -> None:
+    """Copy the files at a place into a local directory; nothing where they are in it already, or there are none."""
+    from pyarrow.fs import copy_files
+
+    filesystem, path = open_storage(place)
+    if not is_url(place) and Path(path) == directory.resolve():
+        return
+    if listing(place, recursive=True):
+        directory.mkdir(parents=True, exist_ok=True)
+        for attempt in retrying():
+            with attempt:
+                copy_files(path, str(directory), source_filesystem=filesystem)
+
+
+@contextmanager
+def delivered(place: str) -> Iterator[Path]:
+    """A local directory to write into; what is in it at the end of the body is delivered. A path is written into directly."""
+    if not is_url(place):
+        Path(place).mkdir(parents=True, exist_ok=True)
+        yield Path(place)
+        return
+    with tempfile.TemporaryDirectory(prefix="magdi-deliver-") as directory:
+        yield Path(directory)
+        deliver(Path(directory), place)
+
+
+def fetched(place: str) -> Path:
+    """Something finished on this machine: the path itself, or a copy of what lies at a URL, made once a machine.
+
+    Of several processes at once each makes a copy, and one of them stays.
+
+    Raises:
+        RunError: there is nothing at the URL.
+    """
+    if not is_url(place):
+        return Path(place)
+    target = copy_of(place)
+    if not target.exists():
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        collect(place, temporary)
+        if not temporary.exists():
+            raise RunError(f"Finished files are required at {place}, found none. Was the run deleted, or never finished?")
+        adopt(temporary, place)
+    return target
+
+
+def copy_of(place: str) -> Path:
+    """Where this machine's copy of a URL's files is, or would be."""
+    name = place.rstrip("/").rsplit("/", maxsplit=1)[-1]
+    return cache_directory() / "copies" / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
+def adopt(directory: Path, place: str) -> Path:
+    """Make a local directory this machine's copy of what lies at a URL; where there is one already, that one stays."""
+    target = copy_of(place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+    return target
+
+
+def cache_directory() -> Path:
+    """Where this machine keeps copies of what lies at URLs. It may be deleted whenever nothing runs."""
+    chosen = os.environ.get(CACHE, "").strip()
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "magdi"
+
+
+def _below(path: str, root: str) -> str:
+    """A listed path relative to the directory that was listed; some file systems leave out the leading slash of both."""
+    return path.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/")
