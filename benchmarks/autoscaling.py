@@ -10,6 +10,7 @@ the pools ask for nodes. Every second it is looked at what is there.
 
 - seconds_to_most: from the start of the command to the largest number of nodes.
 - seconds_to_one: from the end of the command to one node (nodes are ended when idle for `--idle` seconds).
+- load: of the machine, over the last five minutes; other work on it is seen in every figure.
 - replies_per_s: by number of nodes, while debates were under way; replies as the run's reply store timed them.
 """
 
@@ -207,7 +208,11 @@ def main() -> None:
     if chosen.picture:
         chosen.picture.write_text(draw(samples, replies, began, ended), encoding="utf-8")
     report = figures(samples, replies, began, ended) | {"debates": facts["debates"], "failed": facts["failed"]}
-    print(json.dumps(report | {"questions": chosen.questions, "cores": psutil.cpu_count()}))
+    print(
+        json.dumps(
+            report | {"questions": chosen.questions, "cores": psutil.cpu_count(), "load": round(psutil.getloadavg()[1], 1)}
+        )
+    )
 
 
 if __name__ == "__main__":

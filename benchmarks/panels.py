@@ -15,14 +15,15 @@ TOP, TITLE, GAP, BOTTOM = 46, 30, 18, 48
 
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; fill: #57606a }
-.ground { fill: #ffffff } .title { font-weight: 600; fill: #1f2328 } .event { fill: #1f2328 }
+.ground { fill: #ffffff } .title { font-weight: 600; fill: #1f2328; stroke: #ffffff; stroke-width: 4px; paint-order: stroke }
+.event { fill: #1f2328 }
 .grid { stroke: #d8dee4 } .mark { stroke: #8c959f; stroke-dasharray: 2 4 }
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round } .dashed { stroke-dasharray: 7 4 }
 .c0 { stroke: #0b6e4f } .c1 { stroke: #1f5fbf } .c2 { stroke: #b3470b } .c3 { stroke: #6f42c1 }
 .area { opacity: 0.16; stroke: none }
 .c0.area { fill: #0b6e4f } .c3.area { fill: #6f42c1 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #9ea7b3 } .ground { fill: #0d1117 } .title, .event { fill: #e6edf3 }
+  text { fill: #9ea7b3 } .ground { fill: #0d1117 } .title, .event { fill: #e6edf3 } .title { stroke: #0d1117 }
   .grid { stroke: #2b323b } .mark { stroke: #6e7681 }
   .c0 { stroke: #4cc79a } .c1 { stroke: #79b8ff } .c2 { stroke: #ffa657 } .c3 { stroke: #c4a5f7 }
   .c0.area { fill: #4cc79a } .c3.area { fill: #c4a5f7 }
@@ -73,7 +74,7 @@ def picture(times: Sequence[float], panels: Sequence[Panel], *, events: Sequence
     for panel in panels:
         parts += plot(panel, times, top + TITLE)
         top += TITLE + panel.height + GAP
-    for tick in ticks(last, 8):
+    for tick in (tick for tick in ticks(last, 8) if tick <= last):
         x = across(tick, last)
         parts.append(f'<text x="{x:.1f}" y="{foot + 18}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{foot + 37}" text-anchor="middle">seconds</text>')

@@ -194,7 +194,7 @@ def matches(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
 def _is_wanted(value: str | None, wanted: str) -> bool:
     negated = wanted.startswith("!")
     text = wanted.removeprefix("!")
-    values = [one.strip() for one in text[3:-1].split(",")] if text.startswith("in(") else [text]
+    values = text[3:-1].split(",") if text.startswith("in(") else [text]
     return (value in values) != negated
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from magdi_ray.config import load_config
+from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.load import VARIABLE
 from magdi_ray.errors import ConfigError, RunError
 
@@ -31,7 +32,8 @@ STOP_WAIT_S = 30
 """Ray kills a stopped job after 3 s, in which engines are hardly retired; so long may it take instead."""
 
 SECRET = re.compile(
-    r"(?:^|_)(?:KEYS?|TOKENS?|SECRETS?|PASS(?:WORD|WD|PHRASE)?|CREDENTIALS?|DSN|COOKIE|PAT)(?:_|$)", re.IGNORECASE
+    r"(?:^|_)(?:(?:API|ACCESS|PRIVATE)?KEYS?|(?:AUTH)?TOKENS?|SECRETS?|PASS(?:WORD|WD|PHRASE)?|CREDENTIALS?|DSN|PAT)(?:_|$)",
+    re.IGNORECASE,
 )
 """Names of variables whose values nobody else should read."""
 
@@ -64,7 +66,7 @@ class Submission:
     labels: dict[str, str]
     """Of the node the driver runs on."""
     missing: tuple[str, ...]
-    """Variables that the configuration names and that are not sent along: the nodes have to have them."""
+    """Variables that the configuration names, keys' too, and that are not sent along: the nodes have to have them."""
 
 
 def prepare(  # noqa: PLR0913 - what a person may say about a job
@@ -95,6 +97,8 @@ def prepare(  # noqa: PLR0913 - what a person may say about a job
     inside = relative_to(working_dir, config)
     arguments = [COMMANDS[stage], str(inside), "--out", where, *(part for one in overrides for part in ("--set", one))]
     named = {match["name"] for match in VARIABLE.finditer(config.read_text(encoding="utf-8")) if match["default"] is None}
+    engines = [agent.engine for agent in loaded.debate.agents] if loaded.debate else []
+    named |= {engine.api_key_env for engine in engines if isinstance(engine, ApiEngine) and engine.api_key_env}
     return Submission(
         name=unique_name(loaded.name),
         entrypoint=shlex.join(["python", "-m", "magdi_ray.cli.job", *arguments]),

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.browsing import browser  # noqa: F401 - a fixture
+
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

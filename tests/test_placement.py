@@ -75,8 +75,8 @@ def test_strict_strategies_want_one_node_or_one_node_each(strategy: Any, count: 
     [
         ("train", [True, False, False]),
         ("!train", [False, True, True]),
-        ("in(train, serve)", [True, True, False]),
-        ("!in(train, serve)", [False, False, True]),
+        ("in(train,serve)", [True, True, False]),
+        ("!in(train,serve)", [False, False, True]),
     ],
 )
 def test_labels_are_matched_as_ray_does(wanted: str, labels: list[bool]) -> None:
@@ -128,7 +128,7 @@ def test_processes_of_different_labels_do_not_stand_in_each_other_s_way() -> Non
 resources = st.dictionaries(st.sampled_from(["CPU", "GPU", "disk"]), st.sampled_from([0.25, 0.5, 0.6, 1.0, 2.0, 4.0]), max_size=3)
 labels = st.dictionaries(st.just("stage"), st.sampled_from(["a", "b"]), max_size=1)
 some_nodes = st.builds(Nodes, resources, labels, st.integers(0, 3), st.integers(0, 3))
-selectors = st.dictionaries(st.just("stage"), st.sampled_from(["a", "!a", "in(a, b)"]), max_size=1)
+selectors = st.dictionaries(st.just("stage"), st.sampled_from(["a", "!a", "in(a,b)"]), max_size=1)
 strategies = st.sampled_from(["PACK", "STRICT_PACK", "STRICT_SPREAD"])
 some_wants = st.builds(Want, st.just("x"), st.integers(1, 5), resources, selectors, strategies)
 

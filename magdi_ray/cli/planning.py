@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ def plan(
     questions: Annotated[list[int] | None, option(min=1, help="With --cluster: so many questions. Repeatable.")] = None,
     measured: Annotated[Path | None, option(help="With --cluster: a finished run to take times and lengths from.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="With --cluster: print the table as markdown instead.")] = False,
 ) -> None:
     """Estimate calls, tokens, money and time of a run's debates, and tokens, FLOPs, memory and time of its distillation.
 
@@ -34,10 +36,13 @@ def plan(
     """
     loaded, directory = open_run(config, out_, set_)
     if cluster is not None:
-        _plan_cluster(loaded, directory, cluster, questions or (), measured, as_json=as_json)
+        if as_json and as_markdown:
+            raise ConfigError("--json and --markdown are two ways to print a plan. Give one of them.")
+        printed = "json" if as_json else "markdown" if as_markdown else "tables"
+        _plan_cluster(loaded, directory, cluster, questions or (), measured, printed)
         return
-    if questions or measured is not None:
-        raise ConfigError("--questions and --measured say what is planned for a cluster; they need --cluster FILE.")
+    if questions or measured is not None or as_markdown:
+        raise ConfigError("--questions, --measured and --markdown are of a plan for a cluster; they need --cluster FILE.")
     from magdi_ray.debate.view import plan_remarks, plan_table
     from magdi_ray.distill.forecast.prospect import as_json as distil_json
     from magdi_ray.distill.forecast.prospect import memory_table, recipe_table
@@ -61,7 +66,7 @@ def plan(
 
 
 def _plan_cluster(
-    config: RunConfig, run: Run, cluster: Path, questions: list[int] | tuple[int, ...], measured: Path | None, *, as_json: bool
+    config: RunConfig, run: Run, cluster: Path, questions: Sequence[int], measured: Path | None, printed: str
 ) -> None:
     from magdi_ray.config.cluster import load_cluster
     from magdi_ray.planning import plan_run
@@ -73,8 +78,11 @@ def _plan_cluster(
     made = plan_run(report.unplaced(config), run)
     asked = tuple(questions) or report.QUESTIONS
     found = report.cluster_plan(config, made.distil, prices, questions=asked, measured=known, seed=config.seed)
-    if as_json:
+    if printed == "json":
         print(json.dumps(report.as_json(found)))
+        return
+    if printed == "markdown":
+        print(report.markdown(found))
         return
     for table in report.tables(found):
         print_table(table)

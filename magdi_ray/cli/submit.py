@@ -54,9 +54,7 @@ def submit(  # noqa: PLR0913, PLR0917 - what a person may say about a job
     )
     client = connect(address)
     if job.missing:
-        _say(
-            f"{config} takes {', '.join(job.missing)} from the environment: the cluster's nodes have to have what is not in --env."
-        )
+        _say(f"{config} takes {', '.join(job.missing)} from the environment: the nodes need them, for --env does not name them.")
     submit_job(client, job)
     _say(f"submitted: {job.name}")
     if wait:

@@ -45,7 +45,8 @@ class Place(Section):
                 )
             if not WANTED.fullmatch(wanted):
                 raise ValueError(f"{key} must be a label's value, !VALUE, in(A, B) or !in(A, B); {wanted!r} is none of them")
-        return value
+        # Ray takes a space behind a comma, and then for the first letter of the label's value, which no node has.
+        return {key: wanted.replace(" ", "") for key, wanted in value.items()}
 
     @field_validator("custom")
     @classmethod

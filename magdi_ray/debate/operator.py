@@ -35,7 +35,7 @@ from magdi_ray.debate.load import load_protocol
 from magdi_ray.debate.store import to_table
 from magdi_ray.debate.transcript import Debate, DebateProtocol
 from magdi_ray.errors import EngineError
-from magdi_ray.observe.where import named, settle
+from magdi_ray.observe.logs import begin_work
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import load_task
 
@@ -108,7 +108,7 @@ class DebateOperator:
     """The Ray Data operator: an actor in which many debates are under way at once."""
 
     def __init__(self, stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: Any) -> None:
-        settle(named(stage.run, "debates"))
+        begin_work(stage.run, "debates")
         self.stage, self.ledger = stage, ledger
         self.protocol, self.most_calls = stage.protocol(), stage.most_calls
         self.store = ReplyStore(stage.replies, run=stage.run)

@@ -32,8 +32,8 @@ from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answe
 from magdi_ray.evaluate.exam import SAMPLES, Candidate, Examination, asked, read_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
+from magdi_ray.observe.logs import begin_work
 from magdi_ray.observe.meter import Meter, meter
-from magdi_ray.observe.where import named, settle
 from magdi_ray.progress import Progress, polled
 from magdi_ray.storage import collect, deliver, open_storage
 from magdi_ray.tasks.base import Question, Task
@@ -116,7 +116,7 @@ class AnswerOperator:
     """The Ray Data operator: asks every candidate every question of a batch, all at once."""
 
     def __init__(self, exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any) -> None:
-        settle(named(exam.run, "evaluation"))
+        begin_work(exam.run, "evaluation")
         self.exam, self.tally = exam, tally
         self.tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
         self.store = ReplyStore(exam.replies, run=exam.run)

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from magdi_ray.errors import ConfigError
-from magdi_ray.observe.where import here
+from magdi_ray.observe.where import here, named, settle
 
 VARIABLE = "MAGDI_LOG"
 CHOICES = ("text", "json")
@@ -120,7 +120,24 @@ def set_up() -> None:
 
 def set_up_worker() -> None:
     """The same in a worker process, from INFO on: its standard error is a file of Ray's. Raises nothing, which would end it."""
-    _install(os.environ.get(VARIABLE) == "json", level=logging.INFO)
+    as_json = os.environ.get(VARIABLE) == "json"
+    if as_json:  # others' text would stand between the lines; what goes to files of its own stays
+        root = logging.getLogger()
+        root.handlers = [one for one in root.handlers if not _is_console(one)]
+    _install(as_json, level=logging.INFO)
+
+
+def begin_work(run: str, stage: str) -> None:
+    """What a worker of one stage calls first: whose its figures and lines are (see `where.named`), and how they look.
+
+    Also where the hook has been called already: Ray Train sets up logging after it, in its own way.
+    """
+    settle(named(run, stage))
+    set_up_worker()
+
+
+def _is_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
 
 
 def speaks_json() -> bool:

@@ -129,7 +129,7 @@ def nodes_of(cluster: LocalCluster, name: str) -> list[str]:
 
 
 def wait_until(
-    condition: Callable[[], Any], *, cluster: LocalCluster, driver: subprocess.Popen[str] | None = None, seconds: float = 90.0
+    condition: Callable[[], Any], *, cluster: LocalCluster, driver: subprocess.Popen[str] | None = None, seconds: float = 240.0
 ) -> float:
     """Seconds until a condition was true.
 

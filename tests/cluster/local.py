@@ -16,6 +16,7 @@ import random
 import secrets
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -175,15 +176,12 @@ class LocalCluster:
         self, *command: str, timeout_s: float = 300, env: Mapping[str, str] | None = None, **more: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a program of this environment (`ray`, `python`, `magdi`) as a client. Standard error goes to standard output."""
-        return subprocess.run(
-            command, **self._client(env), timeout=timeout_s, text=True, check=False, **{"stdout": subprocess.PIPE, **more}
-        )
+        return subprocess.run(command, timeout=timeout_s, text=True, check=False, **(self._client(env) | more))
 
     def popen(self, *command: str, env: Mapping[str, str] | None = None, **more: Any) -> subprocess.Popen[str]:
-        """Begin what `run` runs, in a process group of its own."""
-        return subprocess.Popen(
-            command, **self._client(env), start_new_session=True, text=True, **{"stdout": subprocess.PIPE, **more}
-        )
+        """Begin what `run` runs, in a process group of its own, where Ctrl-C (SIGINT) means what it means in a terminal."""
+        more = self._client(env) | {"preexec_fn": heed_interrupts} | more
+        return subprocess.Popen(command, start_new_session=True, text=True, **more)
 
     def submit(
         self,
@@ -236,7 +234,8 @@ class LocalCluster:
         return [one for node in self.nodes for one in node.processes()]
 
     def _client(self, env: Mapping[str, str] | None) -> dict[str, Any]:
-        return {"env": self.environment | dict(env or {}), "cwd": self.root, "stderr": subprocess.STDOUT}
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return {"env": self.environment | dict(env or {}), "cwd": self.root, **streams}
 
     def _add(self, options: Sequence[str], cpus: float) -> Node:
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options]
@@ -265,6 +264,11 @@ def quiet_ports(count: int) -> list[int]:
             probe.bind(("", port))
             found += [port] if port not in found else []
     return found
+
+
+def heed_interrupts() -> None:
+    """Undo what a shell does to programs in the background: they would inherit its deafness to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(node: Node) -> None:

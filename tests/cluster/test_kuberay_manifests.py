@@ -256,3 +256,18 @@ def test_every_overlay_is_described_and_every_described_one_is_there() -> None:
     text = (ROOT / "docs" / "kubernetes.md").read_text()
     assert set(re.findall(r"overlays/([a-z]+/[a-z-]+)", text)) == set(OVERLAYS)
     assert {path.parent.name for path in KUBERAY.glob("components/*/kustomization.yaml")} <= set(re.findall(r"[a-z-]+", text))
+
+
+def test_every_job_and_configuration_that_a_manifest_names_is_there() -> None:
+    files = [ROOT / "compose.yaml", ROOT / "Dockerfile", *ROOT.glob("cluster/**/*.yaml")]
+    named = re.compile(r"(?<![\w/])(?:/app/)?((?:jobs|configs)/[\w.-]+\.(?:py|yaml))")
+    found = {name for file in files for name in named.findall(file.read_text())}
+    assert {"jobs/pipeline.py", "configs/tiny.yaml"} <= found
+    assert [name for name in sorted(found) if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_stopped_job_has_the_time_to_retire_its_engines(source: str) -> None:
+    for cluster in clusters(source):
+        [head] = cluster["headGroupSpec"]["template"]["spec"]["containers"][:1]
+        assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "30"} in head["env"]

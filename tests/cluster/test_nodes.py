@@ -6,7 +6,6 @@ nodes but one gone. Its loss curve is that of a training to which nothing happen
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,14 +16,15 @@ import pytest
 import torch
 import yaml
 
-from magdi_ray.distill.checkpoint.state import INDEX, is_whole
+from magdi_ray.distill.checkpoint.state import INDEX
 from magdi_ray.graph.store import write_mags
 from magdi_ray.runs import Run
 from tests.cluster.fake_nodes import driver, in_state, kill_driver, nodes_of, output_of, wait_until
 from tests.cluster.local import LocalCluster
+from tests.cluster.training import beyond, lines, starts, whole
 from tests.distill.conftest import make_mag
 
-pytestmark = [pytest.mark.cluster]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 ANSWERS = (("18", "7", "18", "18", "18", "7"), ("18", "6", "6"))
 STEPS, EVERY = 60, 5
@@ -92,47 +92,21 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             cluster.add_node()
             begin(1, magdi)
             cluster.kill_node(-1)
-            told.safe.append(newest(shared)[0])
+            told.safe.append(max(whole(shared)))
             cluster.add_node(wait=False)
             begin(2, magdi)
             kill_driver(magdi)
         cluster.kill_node(-1)
-        step, place = newest(shared)
+        step, place = max(whole(shared).items())
         told.safe.append(step)
         told.checkpoint = {path.name: path.stat().st_size for path in place.iterdir()}
         for run in (told.run, told.quiet):
             again = ("distill", config, "--out", str(run), "--set", "distil.scaling.num_workers=1")
             with driver(cluster, *again) as magdi:
-                wait_until(lambda: magdi.poll() is not None, cluster=cluster, seconds=120)
+                wait_until(lambda: magdi.poll() is not None, cluster=cluster)
                 assert magdi.returncode == 0, output_of(cluster)
         yield told
     assert cluster.left() == []
-
-
-def lines(run: Path) -> list[dict[str, Any]]:
-    """What the training's log holds so far; a line that a kill cut off is no line."""
-    log = run / "metrics.jsonl"
-    found = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return [line for text in found if text.endswith("}") and "step" in (line := json.loads(text))]
-
-
-def starts(run: Path) -> list[int]:
-    """The step each attempt began at."""
-    return [line["step"] for line in lines(run) if line.get("event") == "start"]
-
-
-def whole(shared: Path) -> dict[int, Path]:
-    return {int(path.name.removeprefix("step-")): path for path in shared.glob("**/step-*") if is_whole(path)}
-
-
-def newest(shared: Path) -> tuple[int, Path]:
-    return max(whole(shared).items())
-
-
-def beyond(run: Path, shared: Path, *, attempt: int) -> bool:
-    """Whether this attempt has written a checkpoint, and done steps after it."""
-    began, steps = starts(run), [line["step"] for line in lines(run) if "event" not in line]
-    return len(began) == attempt and any(began[-1] < step < steps[-1] for step in whole(shared))
 
 
 def curve(run: Path) -> torch.Tensor:

@@ -73,6 +73,10 @@ def test_values_of_labels_are_those_that_ray_takes(wanted: str) -> None:
     assert bool(WANTED.fullmatch(wanted)) == (wanted != "" and validate_label_selector({"zone": wanted}) is None)
 
 
+def test_a_space_within_a_selector_is_not_handed_to_ray_which_takes_it_for_part_of_the_value() -> None:
+    assert config({"debate": {"labels": {"zone": "in(a, b)"}}}).resources.debate.labels == {"zone": "in(a,b)"}
+
+
 @pytest.mark.parametrize("key", ["zone", "ray.io/zone", "a.b.c/d", "-a", "a/b/c", "a b", "a" * 64, "/a"])
 def test_names_of_labels_are_those_that_ray_takes(key: str) -> None:
     assert bool(KEY.fullmatch(key)) == (key != "/a" and validate_label_selector({key: "x"}) is None)

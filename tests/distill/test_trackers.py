@@ -53,9 +53,9 @@ def test_it_must_be_said_where_mlflow_is(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_configured_needs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     installed(monkeypatch)
     check_trackers(TrackConfig())
-    assert list(openers(job_in(tmp_path), start=0)) == ["TensorBoard"]
+    assert list(openers(job_in(tmp_path), start=0)) == ["TensorBoard", "Prometheus"]
     assert list(openers(job_in(tmp_path, track=TrackConfig(wandb=WandbConfig(), mlflow=MlflowConfig())), start=0)) == [
-        *("TensorBoard", "Weights & Biases", "MLflow")
+        *("TensorBoard", "Prometheus", "Weights & Biases", "MLflow")
     ]
 
 

@@ -7,9 +7,7 @@ $MAGDI_REQUIRE_BROWSER is set.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,7 +31,6 @@ from tests.serving.doors import last_word, listening, settings
 from tests.serving.test_playground_data import HOSTILE, made_run
 
 WIDE, NARROW = 1280, 390
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DRAWS = ("10", "10", "18", None)
 """What draws come to, by turns."""
 
@@ -114,29 +111,6 @@ def plain() -> Iterator[Site]:
     """A server of a student alone."""
     with serving() as site:
         yield site
-
-
-def lacking(what: str) -> None:
-    reason = f"{what}; the playground is tested in a browser only where there is one"
-    if os.environ.get("MAGDI_REQUIRE_BROWSER"):
-        pytest.fail(f"MAGDI_REQUIRE_BROWSER is set, but {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests of this file."""
-    program = os.environ.get("MAGDI_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        lacking(f"none of {', '.join(NAMES)} is on the path and MAGDI_CHROMIUM is not set")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacking("playwright is not installed (pip install playwright axe-playwright-python)")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield opened
-        opened.close()
 
 
 @contextmanager

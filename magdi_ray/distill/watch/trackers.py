@@ -20,6 +20,7 @@ from magdi_ray.distill.watch.view import parts_of
 from magdi_ray.errors import ConfigError
 from magdi_ray.observe.meter import Meter, meter
 from magdi_ray.observe.where import named
+from magdi_ray.storage import is_url
 
 TRAINING_TAG = "magdi.training"
 """The MLflow tag a resumed training finds its run by."""
@@ -198,7 +199,7 @@ class WeightsAndBiases:
             id=training_id(job),
             resume="allow",
             mode=config.mode,
-            dir=Path(job.log).parent,
+            dir=None if is_url(job.log) else Path(job.log).parent,
             config=parameters(job),
             settings=wandb.Settings(console="off"),
         )

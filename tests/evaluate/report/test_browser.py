@@ -6,9 +6,7 @@ $MAGDI_REQUIRE_BROWSER is set.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,30 +18,6 @@ from magdi_ray.evaluate.report.page import CHUNK, write_page
 from tests.evaluate.report import sample
 
 WIDE, NARROW = 1280, 390
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def lacking(what: str) -> None:
-    reason = f"{what}; the report is tested in a browser only where there is one"
-    if os.environ.get("MAGDI_REQUIRE_BROWSER"):
-        pytest.fail(f"MAGDI_REQUIRE_BROWSER is set, but {reason}")
-    pytest.skip(reason)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """One Chromium for all tests of this file."""
-    program = os.environ.get("MAGDI_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        lacking(f"none of {', '.join(NAMES)} is on the path and MAGDI_CHROMIUM is not set")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        lacking("playwright is not installed (pip install playwright axe-playwright-python)")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"] if os.geteuid() == 0 else [])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
