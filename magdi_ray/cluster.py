@@ -15,6 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from magdi_ray.observe.logs import WORKER_HOOK
+from magdi_ray.observe.where import handed_on
 from magdi_ray.placement import GROUP, Fleet, fleet_of
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ ENVIRONMENT = {
 }
 """Set for the driver and every worker."""
 
-INHERITED = ("HF_HUB_OFFLINE", "HF_HOME", "MAGDI_DATA")
+INHERITED = ("HF_HUB_OFFLINE", "HF_HOME", "MAGDI_DATA", "MAGDI_LOG", "MAGDI_CACHE")
 """Handed on to the workers where the driver has them."""
 
 SERVING = {
@@ -72,7 +74,7 @@ def ray_session(
             include_dashboard=False if local else None,
             logging_level=logging.ERROR if quiet else logging.INFO,
             log_to_driver=not quiet,
-            runtime_env={"env_vars": variables},
+            runtime_env={"env_vars": {**variables, **handed_on()}, "worker_process_setup_hook": WORKER_HOOK},
             _temp_dir=temp_dir if local else None,
             _metrics_export_port=metrics_port if local else None,
         )

@@ -21,9 +21,11 @@ from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.evaluate.answers import VOTE
-from magdi_ray.preflight import check_run
+from magdi_ray.observe.stages import observed, tell_state
+from magdi_ray.observe.where import named, settle
+from magdi_ray.preflight import check_placement, check_run
 from magdi_ray.progress import console
-from magdi_ray.runs import Resume, Run, file_hash
+from magdi_ray.runs import Resume, Run, State, file_hash
 from magdi_ray.tasks.source import local_path
 
 
@@ -116,22 +118,24 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
     check_run(config, run, until=until)
     chosen = plan(config)
     if until is not None:
-        named = [place for place, stage in enumerate(chosen) if stage.name == until or (until == "student" and stage.beside)]
-        last = max(named, default=None)
+        meant = [place for place, stage in enumerate(chosen) if stage.name == until or (until == "student" and stage.beside)]
+        last = max(meant, default=None)
         if last is None:
             raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
         chosen = chosen[: last + 1]
     run.prepare(config, resume)
+    settle(named(stages.payer(config, run)))
     ran = []
     with ExitStack() as session:
         session.enter_context(held(run))
         connected = False
         for beside, group in groupby(chosen, key=lambda stage: stage.beside or stage.name):
-            todo = [stage for stage in group if not _complete(run, stage)]
+            todo = [stage for stage in group if not _complete(config, run, stage)]
             if any(stage.needs_ray for stage in todo) and not connected:
                 session.enter_context(remarks_to(run.root / "ray.log"))
                 session.enter_context(ray_session())
                 connected = True
+                check_placement(config, [stage.name for stage in chosen if _state(run, stage) != "complete"])
             together([partial(run_stage, config, run, stage) for stage in todo], config.distil.parallel if beside is True else 1)
             ran += [stage.name for stage in todo]
     return ran
@@ -167,9 +171,14 @@ def together(work: Sequence[Callable[[], object]], at_once: int) -> None:
     pool.shutdown()
 
 
-def _complete(run: Run, stage: Stage) -> bool:
-    complete = run.state(stage.name, stage.shaped_by, stage.inputs) == "complete"
+def _state(run: Run, stage: Stage) -> State:
+    return run.state(stage.name, stage.shaped_by, stage.inputs)
+
+
+def _complete(config: RunConfig, run: Run, stage: Stage) -> bool:
+    complete = _state(run, stage) == "complete"
     if complete:
+        tell_state(named(stages.payer(config, run), stage.name), "finished")
         console.print(f"[green]✓[/] {stage.name}: already complete")
     return complete
 
@@ -178,8 +187,10 @@ def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:
     """Run one stage into an empty directory and declare it complete."""
     directory = run.clear(stage.name)
     started = time.monotonic()
-    facts = stage.make(config, run, directory)
-    manifest = run.finish(stage.name, stage.shaped_by, stage.inputs, seconds=time.monotonic() - started, facts=facts)
+    with observed(stages.payer(config, run), stage.name) as tell:
+        facts = stage.make(config, run, directory)
+        manifest = run.finish(stage.name, stage.shaped_by, stage.inputs, seconds=time.monotonic() - started, facts=facts)
+        tell(facts)
     if stage.tidy is not None:
         try:
             stage.tidy(config, run, directory)

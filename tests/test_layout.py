@@ -28,7 +28,19 @@ ALLOWED = {
 }
 
 PURE = (
-    *("config", "runs.py", "tasks", "graph", "tiny"),
+    *(
+        "config",
+        "runs.py",
+        "storage.py",
+        "lease.py",
+        "mirror.py",
+        "placement.py",
+        "observe/where.py",
+        "observe/figures.py",
+        "tasks",
+        "graph",
+        "tiny",
+    ),
     *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "templates", "vote", "decide", "store")),
     *(f"agents/{name}.py" for name in ("base", "failures", "estimate", "pacing", "budget", "admission", "metered")),
     *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "wire", "recorded")),

@@ -35,6 +35,7 @@ from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
 from magdi_ray.errors import MagdiError
+from magdi_ray.observe.logs import set_up
 from magdi_ray.runs import Run
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
@@ -176,6 +177,7 @@ def main(arguments: list[str] | None = None) -> Any:
     from magdi_ray.progress import console
 
     try:
+        set_up()
         app(arguments, prog_name="magdi")
     except MagdiError as error:
         console.print(f"[bold red]{type(error).__name__}[/]", end=" ")

@@ -108,7 +108,7 @@ class DebateConfig(Section):
     """Processes that hold debates; one keeps some hundred API calls a second under way. One number, or [min, max]: Ray Data
     starts with the fewest, and adds one while all have as many questions as they may."""
     num_cpus: float = operational(0.0, ge=0)
-    """CPUs each of them reserves. With 0 they fit on any node that is there: an autoscaler adds none for them."""
+    """CPUs each of them reserves. With 0 any node has room for them, however many they are."""
     max_in_flight: int = operational(512, ge=1)
     """Debates under way at once, at most, over all workers."""
     max_failed_share: float = operational(0.05, ge=0.0, le=1.0)

@@ -195,7 +195,14 @@ def _watched(stage: DebateStage, ledger: Any, limiter: Any, log: Path) -> Iterat
     """Show the stage's progress, and write it to the run's log, while the body runs."""
     import ray
 
-    view = View(stage.rows, stage.debate.budget_usd, log=log, waste=Path(stage.waste))
+    view = View(
+        stage.rows,
+        stage.debate.budget_usd,
+        budget_tokens=stage.debate.budget_tokens,
+        max_failed_share=stage.debate.max_failed_share,
+        log=log,
+        waste=Path(stage.waste),
+    )
 
     def look(progress: Progress) -> None:
         view.show(progress, *ray.get([ledger.read.remote(), limiter.read.remote()]))

@@ -23,7 +23,9 @@ from magdi_ray.distill.checkpoint.storage import Shelf, attempt_name, earlier_sh
 from magdi_ray.distill.job import Job, TrainState
 from magdi_ray.distill.loop import run_training
 from magdi_ray.distill.tokenising import tokenise_graphs
+from magdi_ray.distill.watch.trackers import checkpointed
 from magdi_ray.errors import EngineError, MagdiError
+from magdi_ray.observe.logs import begin_work
 from magdi_ray.storage import fetched, is_url, open_storage, read_text, write_text
 
 BEST = "best"
@@ -49,7 +51,7 @@ class RayCheckpoints:
         for left in self.scratch.parent.glob(f"{own}-*"):
             if left.name < self.scratch.name:
                 shutil.rmtree(left, ignore_errors=True)
-        self.keep = job.checkpoints.keep
+        self.keep, self.job = job.checkpoints.keep, job
         storage = ray.train.get_context().get_storage()
         self.shelf = Shelf(storage.storage_filesystem, storage.experiment_fs_path)
         self.best = Shelf(storage.storage_filesystem, f"{storage.experiment_fs_path}/{BEST}")
@@ -106,6 +108,7 @@ class RayCheckpoints:
         self._depend_on(state.best_step)
         if dist.get_rank() == 0:
             self.shelf.keep(set(self.shelf.names()[-self.keep :]))
+            checkpointed(self.job, state.step)
             for shelf in earlier_shelves(self.shelf):
                 shelf.discard()
 
@@ -158,6 +161,7 @@ def train_worker(settings: dict[str, Any]) -> None:
     if get_device().type == "cuda":
         torch.cuda.set_device(get_device())
     job = Job.model_validate_json(settings["job"])
+    begin_work(job.run, "distil")
     facts = run_training(job, fetched(settings["tokens"]), RayCheckpoints(job))
     if ray.train.get_context().get_world_rank() == 0:
         write_text(settings["facts"], json.dumps(facts))

@@ -87,7 +87,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         cluster.add_node(2, options=["--labels=magdi-stage=debate", '--resources={"spot": 1}'])
         command = (sys.executable, "-c", dedent(DRIVER), json.dumps(CONFIG), str(folder))
         root = str(Path(__file__).parent.parent.parent)
-        done = cluster.run(*command, env={"RAY_ADDRESS": cluster.address, "PYTHONPATH": root}, timeout_s=120)
+        done = cluster.run(*command, env={"RAY_ADDRESS": cluster.address, "PYTHONPATH": root}, timeout_s=240)
         assert done.returncode == 0, done.stdout[-3000:]
         yield json.loads((folder / "found.json").read_text())
 

@@ -56,7 +56,7 @@ class StepLog:
         self.stream = RemoteLines(job.log, job.label) if is_url(job.log) else LocalLines(Path(job.log))
         self._line({"event": "start", "step": start, "steps": total})
         self.trackers: list[Tracker] = []
-        for name, opens in (openers(job, start=start) if trackers is None else trackers).items():
+        for name, opens in (openers(job, start=start, total=total) if trackers is None else trackers).items():
             self._attempt(name, lambda opens=opens: self.trackers.append(opens()))  # type: ignore[misc]
 
     def write(self, number: int, figures: Mapping[str, float]) -> None:
