@@ -19,6 +19,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -194,6 +196,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, default=None, help="SVG file to write")
     parser.add_argument("--samples", type=Path, default=None, help="JSON file to write: all that was seen, second by second")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster and the server are ended, as by Ctrl-C
     with tempfile.TemporaryDirectory() as name, running_server(latency=chosen.latency, jitter=0.2, reply_tokens=18) as server:
         folder = Path(name)
         pools = {"replicas": chosen.replicas, "workers": chosen.workers, "in_flight": chosen.in_flight}

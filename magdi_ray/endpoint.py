@@ -141,6 +141,7 @@ def from_run(run: Run, *, student: str | None = None, overrides: Sequence[str] =
         "task": config.task.name,
         "run": run.where,
         "debate": config.debate.model_dump(mode="json") if config.debate and config.serve.escalate else None,
+        "resources": config.resources.model_dump(mode="json", include={"serve", "agents"}),
         "seed": config.seed,
         "version": version[:16],
         "debate_tokens": _debate_tokens(run),

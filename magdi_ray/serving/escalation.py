@@ -176,7 +176,7 @@ def room_application(args: StudentArgs) -> serve.Application:
         }
     )
     apps = {agent.name: deployment_of(agent.name) for agent in config.agents if not isinstance(agent.engine, ApiEngine)}
-    specs = {spec.name: spec for spec in pool_specs(config, apps)}
+    specs = {spec.name: spec for spec in pool_specs(config, apps, args.resources.agents)}
     teachers = {agent: engine_application(specs[name], name=name) for agent, name in apps.items()}
     room = serve.deployment(DebateRoom).options(
         name="debate-room",

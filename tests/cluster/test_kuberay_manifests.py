@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from magdi_ray.config import load_config
 from tests.cluster.rendering import (
     KUBERAY,
     OVERLAYS,
@@ -250,6 +253,18 @@ def test_a_job_runs_files_that_the_image_holds(source: str) -> None:
     assert (ROOT / words[2].removeprefix("/app/")).is_file()
     assert words[3] == "--out"
     assert words[4].startswith(("gs://", "s3://") if source.endswith("bucket") else "/shared/runs/")
+
+
+@pytest.mark.parametrize("source", JOBS)
+def test_a_job_says_where_its_stages_run_by_labels_that_groups_have(source: str) -> None:
+    job = only(documents(source), "RayJob")["spec"]
+    words = shlex.split(job["entrypoint"])
+    overrides = [value for option, value in pairwise(words) if option == "--set"]
+    config = load_config(ROOT / words[2].removeprefix("/app/"), overrides)
+    places = (config.resources.debate, config.resources.agents, config.resources.distil, config.resources.evaluate)
+    labels = [group["labels"] for group in job["rayClusterSpec"]["workerGroupSpecs"]] if source != PLAIN else []
+    assert all(any(place.labels.items() <= there.items() for there in labels) for place in places if place.labels)
+    assert any(place.labels for place in places) == (source in CLOUDS), "elsewhere there are no groups to choose from"
 
 
 def test_every_overlay_is_described_and_every_described_one_is_there() -> None:
