@@ -1,6 +1,7 @@
 # Everything needed is set up in .venv on first use; all it takes is Python 3.11 or newer, and make.
 #   make demo   the whole pipeline on the bundled tiny world, offline, on two CPU cores
-#   make test   linter, type checker and all tests
+#   make test   linter, type checker and all tests on one Ray
+#   make e2e    tests on Ray clusters of several nodes, as processes of this machine: jobs, lost nodes, autoscaling
 # TORCH=default takes the package index's own torch (on Linux: with CUDA, several GB) instead of a CPU build.
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ RUN := runs/demo-$(shell date -u +%Y%m%d-%H%M%S)
 export HF_HUB_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit e2e clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/magdi run configs/tiny.yaml --out $(RUN) --json
@@ -29,7 +30,10 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile --no-loadscope-reorder
+
+e2e: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -42,7 +42,7 @@ AT = re.compile(rb'"at": ([\d.]+)')
 QUIET_BEFORE, QUIET_AFTER = 5, 8
 """Seconds that are looked at before the stage begins, and when one node is left."""
 
-SMOOTH = 5
+SMOOTH = 10
 """Seconds over which replies are averaged."""
 
 

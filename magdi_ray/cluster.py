@@ -5,6 +5,7 @@ Knows nothing of the stages. The only module that calls `ray.init`.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # not 32 processes to read the ends of a few files
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -63,7 +65,8 @@ def ray_session(
     `COORDINATION` more, for readers, writers and controllers that mostly wait: without them a pool that fills the machine
     would wait for its own input.
     """
-    variables = set_environment()
+    given = _given_by_job()
+    variables = {name: value for name, value in {**set_environment(), **handed_on()}.items() if name not in given}
     import ray
 
     connect, local = not ray.is_initialized(), not joins_cluster()
@@ -74,7 +77,7 @@ def ray_session(
             include_dashboard=False if local else None,
             logging_level=logging.ERROR if quiet else logging.INFO,
             log_to_driver=not quiet,
-            runtime_env={"env_vars": {**variables, **handed_on()}, "worker_process_setup_hook": WORKER_HOOK},
+            runtime_env={"env_vars": variables, "worker_process_setup_hook": WORKER_HOOK},
             _temp_dir=temp_dir if local else None,
             _metrics_export_port=metrics_port if local else None,
         )
@@ -159,6 +162,12 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def _given_by_job() -> set[str]:
+    """Variables that this process's Ray job was submitted with: the workers have them, and Ray refuses to be told twice."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return set((job.get("runtime_env") or {}).get("env_vars") or {})
 
 
 def joins_cluster() -> bool:

@@ -134,6 +134,9 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
             if any(stage.needs_ray for stage in todo) and not connected:
                 session.enter_context(remarks_to(run.root / "ray.log"))
                 session.enter_context(ray_session())
+                from magdi_ray.agents.leftovers import no_engines_left  # it imports Ray Serve, which may have to be set up first
+
+                session.enter_context(no_engines_left())
                 connected = True
                 check_placement(config, [stage.name for stage in chosen if _state(run, stage) != "complete"])
             together([partial(run_stage, config, run, stage) for stage in todo], config.distil.parallel if beside is True else 1)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
@@ -74,8 +75,8 @@ class PoolSpec:
 
 
 def unique_app(stage: str, name: str) -> str:
-    """Name of a Serve application nobody else on a shared cluster uses."""
-    return f"{stage}-{name}-{uuid.uuid4().hex[:8]}"
+    """Name of a Serve application nobody else on a shared cluster uses; `leftovers` reads whose it is."""
+    return f"{stage}-{name}-j{ray.get_runtime_context().get_job_id()}-{uuid.uuid4().hex[:8]}"
 
 
 class EngineReplica:
@@ -191,7 +192,12 @@ def _own_words(status: ApplicationStatusOverview) -> str:
 
 
 def retire_engines(names: Iterable[str], *, wait: bool = True) -> None:
-    """Delete applications; names that are not deployed are passed over. `wait`: until their replicas are gone."""
+    """Delete applications; names that are not deployed are passed over. `wait`: until their replicas are gone.
+
+    Nothing is done where Ray has ended meanwhile: to ask Serve would join the cluster once more.
+    """
+    if not ray.is_initialized():
+        return
     deployed = [name for name in names if name in serve.status().applications]
     for name in deployed:
         serve.delete(name, _blocking=False)

@@ -37,6 +37,9 @@ BATCH = 16
 BLOCK = 64
 """Questions of one call of the operator: Ray Data keeps four batches of a call under way at once."""
 
+READING_CPUS = 0.1
+"""A task that reads questions reserves no more: with a whole CPU each, an autoscaler would add nodes to read a small file."""
+
 SLACK = 2
 """A worker takes in so many times the questions it debates at once: a batch that waits for its slowest debate blocks no other."""
 
@@ -164,7 +167,7 @@ def _stream(stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: A
 
     quiet_ray_data()
     # Ray Data would wait until a worker has nearly twice the calls it may have: no pool would ever grow.
-    DataContext.get_current().actor_pool_util_upscaling_threshold = 1.0
+    DataContext.get_current().autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     fewest, most = stage.debate.worker_range
     # Each worker's share is that of the largest pool, so that a pool that grew debates no more at once than it may.
     calls = max(1, SLACK * stage.debate.max_in_flight // most // BLOCK)
@@ -174,7 +177,13 @@ def _stream(stage: DebateStage, apps: Mapping[str, str], ledger: Any, limiter: A
     (reading, questions), (writing, target) = open_storage(source), open_storage(out)
     blocks = max(1, min(most * 4, stage.rows))
     debates = (
-        ray.data.read_parquet(questions, filesystem=reading, file_extensions=["parquet"], override_num_blocks=blocks)
+        ray.data.read_parquet(
+            questions,
+            filesystem=reading,
+            file_extensions=["parquet"],
+            override_num_blocks=blocks,
+            num_cpus=READING_CPUS,
+        )
         .repartition(target_num_rows_per_block=BLOCK)
         .map_batches(
             DebateOperator,

@@ -21,12 +21,15 @@ import pytest
 from magdi_ray.runs import Manifest, Run
 from tests.cluster.local import LocalCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = "configs/tiny.yaml"
+STEPS = 300
+"""Enough for `ray job stop`, which takes seconds, to come before the last."""
+
 SMALL = ("task.train=48", "task.test=16", "task.ood=0", "evaluate.splits=[test]", "distil.ablations=[]")
-SMALL += ("evaluate.self_consistency=null", "distil.checkpoints.every_steps=5", "distil.train.max_steps=150")
+SMALL += ("evaluate.self_consistency=null", "distil.checkpoints.every_steps=5", f"distil.train.max_steps={STEPS}")
 STAGES = ("questions", "debates", "graphs", "student", "evaluation")
 
 
@@ -184,7 +187,7 @@ def test_a_job_submitted_again_takes_the_distillation_up_at_its_checkpoint(story
     assert len(starts) == 2
     assert starts[1] >= 10
     assert story.run.require("student").facts["resumed_at_step"] == starts[1]
-    assert story.run.require("student").facts["steps"] == 150
+    assert story.run.require("student").facts["steps"] == STEPS
 
 
 def test_magdi_submit_shows_the_job_to_its_end_and_exits_as_it_did(story: Story) -> None:
@@ -199,7 +202,6 @@ def test_a_run_that_is_complete_is_not_touched_by_another_job(story: Story) -> N
     assert (story.again.code, story.again.job["status"]) == (0, "SUCCEEDED")
     assert [f"{stage}: already complete" in story.again.text for stage in STAGES] == [True] * 5
     assert [story.run.require(stage) for stage in STAGES] == story.manifests
-    assert story.again.seconds < 120  # 10 s on a machine with nothing else to do: the job's own processes
 
 
 def test_a_job_that_is_refused_gives_its_exit_code_and_the_command_to_repeat(cluster: LocalCluster, project: Path) -> None:

@@ -24,7 +24,7 @@ from tests.cluster.local import LocalCluster
 from tests.cluster.training import beyond, lines, starts, whole
 from tests.distill.conftest import make_mag
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 ANSWERS = (("18", "7", "18", "18", "18", "7"), ("18", "6", "6"))
 STEPS, EVERY = 60, 5

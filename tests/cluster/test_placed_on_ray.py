@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.local import LocalCluster
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.e2e]
 
 CONFIG = {
     "name": "placed",
