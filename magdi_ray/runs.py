@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magdi_ray.config import RunConfig, content_hash, dump_config
-from magdi_ray.errors import RunError
+from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.lease import Lease
 from magdi_ray.mirror import STAGES, Mirror, file_of
 from magdi_ray.progress import console
@@ -71,6 +71,11 @@ class Run:
     def __init__(self, where: str | Path) -> None:
         """Open a directory, which need not be there yet."""
         place = str(where)
+        if is_url(place) and "?" in place:
+            raise ConfigError(
+                f"A run's URL takes no options, found {place!r}. Region and endpoint are set in the environment: AWS_REGION, "
+                "AWS_ENDPOINT_URL (docs/runs.md)."
+            )
         self._mirror = Mirror(place.rstrip("/")) if is_url(place) else None
         self.root = self._mirror.root if self._mirror else Path(where).resolve()
         """The local directory: the run's own, or that which stands for its small files."""

@@ -21,6 +21,9 @@ from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, 
 
 from magdi_ray.errors import ConfigError, MagdiError, RunError
 
+DRIVERS = {"s3a": "s3fs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+"""Scheme -> the package fsspec needs for it; s3 and gs are pyarrow's own."""
+
 CACHE = "MAGDI_CACHE"
 """Environment variable: the directory of a machine's copies; default ~/.cache/magdi."""
 
@@ -49,11 +52,23 @@ def open_storage(where: str) -> tuple[Any, str]:
 
     try:
         filesystem, path = fsspec.core.url_to_fs(where)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        package = DRIVERS.get(where.split("://", maxsplit=1)[0])
+        what = f"pip install {package}" if package else str(error)
+        raise ConfigError(f"{where} needs a package that is not installed: {what}") from None
+    except ValueError as error:
         raise ConfigError(
             f"A directory, or the URL of a file system fsspec knows, is required; found {where!r}: {error}"
         ) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), path.rstrip("/")
+
+
+def as_fsspec(filesystem: Any) -> Any:
+    """The same file system with fsspec's methods."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import PyFileSystem
+
+    return filesystem.handler.fs if isinstance(filesystem, PyFileSystem) else ArrowFSWrapper(filesystem)
 
 
 def retrying() -> Retrying:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from magdi_ray.errors import ConfigError, EngineError
+from magdi_ray.storage import as_fsspec, is_url, open_storage
 
 SUFFIX = ".jsonl"
 CHUNK = 1 << 24
@@ -39,9 +40,6 @@ CACHE_BYTES = 1 << 26
 """Objects kept in memory: replies are asked for again in about the order they were written."""
 FETCHED_TOGETHER = 64
 """Objects asked for at once."""
-
-DRIVERS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
-"""Protocol -> the package fsspec needs for it."""
 
 
 class Piece(NamedTuple):
@@ -86,18 +84,13 @@ def open_segments(url: str) -> Segments:
     Raises:
         ConfigError: no driver for the URL, or a directory that cannot be written.
     """
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
+    if not is_url(url):
+        return LocalSegments(Path(url))
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = DRIVERS.get(url.split("://", maxsplit=1)[0])
-        what = f"pip install {package}" if package else str(error)
-        raise ConfigError(f"The reply store {url} needs a package that is not installed: {what}") from None
-    except ValueError as error:
-        raise ConfigError(f"The reply store {url!r} is no directory and no URL that fsspec knows: {error}.") from None
-    return LocalSegments(Path(root)) if isinstance(filesystem, LocalFileSystem) else ObjectSegments(filesystem, root)
+        filesystem, root = open_storage(url)
+    except ConfigError as problem:
+        raise ConfigError(f"The reply store: {problem}") from None
+    return ObjectSegments(as_fsspec(filesystem), root)
 
 
 def writer_name() -> str:

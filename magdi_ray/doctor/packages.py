@@ -18,13 +18,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 import magdi_ray
-from magdi_ray.agents.segments import DRIVERS
 from magdi_ray.config import RunConfig
 from magdi_ray.config.distil import QloraTuning
 from magdi_ray.config.engines import VllmEngine
 from magdi_ray.config.sections import FileTask
 from magdi_ray.doctor.check import Finding, failed, ok, warning
 from magdi_ray.doctor.child import Outcome
+from magdi_ray.storage import DRIVERS
 from magdi_ray.tasks.source import READERS, is_saved, local_path
 
 DISTRIBUTION = "magdi_ray"

@@ -1,11 +1,10 @@
-"""Where a run keeps its files: whether they can be written, read, listed, renamed, locked and removed there.
+"""Where a run keeps its files: whether they can be written, read, listed, renamed and removed there.
 
 Writes one probe of a few bytes, under a name of its own, and removes it again. Makes no directory on a local disk.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import uuid
 from collections.abc import Iterator
@@ -13,31 +12,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from magdi_ray.agents.segments import DRIVERS
 from magdi_ray.doctor.check import Finding, failed, ok
 from magdi_ray.doctor.machine import existing
+from magdi_ray.errors import ConfigError
+from magdi_ray.storage import DRIVERS, as_fsspec, is_url, open_storage
 
 PROBE = b"magdi doctor\n"
+OBJECT_STORES = ("s3", "gs", "gcs", *DRIVERS)
 
 
 def check_storage(name: str, url: str) -> Iterator[Finding]:
     """A directory or URL can be worked in."""
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
+    if not is_url(url):
+        yield from check_local(name, Path(url))
+        return
     try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except ImportError as error:
+        filesystem, root = open_storage(url)
+    except ConfigError as problem:
         package = DRIVERS.get(url.split("://", maxsplit=1)[0])
-        yield failed(name, f"{url} needs a package that is not installed", f"pip install {package}" if package else str(error))
+        yield failed(name, str(problem), f"pip install {package}" if package else "Correct it.")
         return
-    except ValueError as error:
-        yield failed(name, f"{url!r} is no directory and no URL that fsspec knows: {error}", "Correct it.")
-        return
-    if isinstance(filesystem, LocalFileSystem):
-        yield from check_local(name, Path(root))
-    else:
-        yield from check_remote(name, url, filesystem, root)
+    yield from check_remote(name, url, as_fsspec(filesystem), root)
 
 
 def check_local(name: str, directory: Path) -> Iterator[Finding]:
@@ -55,8 +50,6 @@ def check_local(name: str, directory: Path) -> Iterator[Finding]:
             stream.write(PROBE)
             stream.flush()
             os.fsync(stream.fileno())  # a full or over-quota network disk says so only now
-            doing = "locked"
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         doing = "renamed"
         probe.rename(renamed)
         doing = "read back"
@@ -68,19 +61,17 @@ def check_local(name: str, directory: Path) -> Iterator[Finding]:
         doing = "removed"
         renamed.unlink()
     except OSError as error:
-        yield failed(name, f"{where}: a file could not be {doing}: {error.strerror or error}", _todo(doing))
+        yield failed(
+            name,
+            f"{where}: a file could not be {doing}: {error.strerror or error}",
+            "Look at its owner, mode, quota and mount options, or choose another directory.",
+        )
     else:
-        yield ok(name, f"{where}: written, locked, renamed, read, listed and removed a file")
+        yield ok(name, f"{where}: written, renamed, read, listed and removed a file")
     finally:
         for left in (probe, renamed):
             with suppress(OSError):
                 left.unlink(missing_ok=True)
-
-
-def _todo(doing: str) -> str:
-    if doing == "locked":
-        return "Two runs could write over each other: mount it with locks (NFS: without nolock), or choose another directory."
-    return "Look at its owner, mode, quota and mount options, or choose another directory."
 
 
 def check_remote(name: str, url: str, filesystem: Any, root: str) -> Iterator[Finding]:
@@ -88,7 +79,7 @@ def check_remote(name: str, url: str, filesystem: Any, root: str) -> Iterator[Fi
     path = f"{root.rstrip('/')}/.magdi-doctor-{uuid.uuid4().hex[:12]}"
     doing, written = "written", False
     try:
-        if url.split("://", maxsplit=1)[0] not in DRIVERS:
+        if url.split("://", maxsplit=1)[0] not in OBJECT_STORES:
             filesystem.makedirs(root.rstrip("/"), exist_ok=True)  # an object store has no directories, and could make a bucket
         filesystem.pipe_file(path, PROBE)
         written, doing = True, "read back"

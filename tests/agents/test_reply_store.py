@@ -442,8 +442,8 @@ def test_a_store_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_a_missing_driver_is_named_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(ConfigError, match="pip install s3fs"):
-        ReplyStore("s3://bucket/replies")
-    with pytest.raises(ConfigError, match="no URL that fsspec knows"):
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(ConfigError, match="pip install adlfs"):
+        ReplyStore("abfs://container/replies")
+    with pytest.raises(ConfigError, match="The reply store: .*URL of a file system fsspec knows"):
         ReplyStore("nowhere://bucket/replies")

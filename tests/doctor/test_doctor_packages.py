@@ -77,8 +77,8 @@ def test_a_configuration_asks_for_the_packages_it_will_import() -> None:
         ROOT / "configs" / "tiny.yaml",
         ["distil.student.tuning={type: qlora}", "distil.track.wandb={mode: offline}", "serve.engine=vllm"],
     )
-    named = {need.module for need in packages.needs(config, ["s3://bucket/run", "gs://b/r", "/plain"])}
-    assert named == {"bitsandbytes", "wandb", "vllm", "s3fs", "gcsfs"}
+    named = {need.module for need in packages.needs(config, ["abfs://c/run", "s3://b/r", "gs://b/r", "/plain"])}
+    assert named == {"bitsandbytes", "wandb", "vllm", "adlfs"}
 
 
 def test_questions_from_the_hub_need_the_package_datasets(tmp_path: Path) -> None:
