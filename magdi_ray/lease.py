@@ -5,8 +5,8 @@
 
 The holder renews its record every few seconds. An attempt whose record has stood still for `EXPIRY_S`, by the clock of the one
 who watches it, has ended; so has one whose process is gone from this very machine. What an attempt writes goes under its number,
-so that one that is taken for ended and is not (a machine cut off for a minute) overwrites nothing of its successor's; it finds
-the greater number at its next renewal, or before it declares anything finished, and stops.
+so that one that is taken for ended and is not (a machine cut off for a minute) overwrites no stage and no checkpoint of its
+successor's; it finds the greater number at its next renewal, or before it declares anything finished, and stops.
 """
 
 from __future__ import annotations
@@ -49,13 +49,20 @@ class Holder:
     @classmethod
     def own(cls) -> Holder:
         """This process."""
-        return cls(socket.gethostname(), _boot(), os.getpid(), _began(os.getpid()))
+        return cls(socket.gethostname(), _boot(), os.getpid(), _began(os.getpid()) or "")
 
     def is_gone(self) -> bool:
         """Whether it has surely ended: it was of this machine, and is not there. Of other machines nothing is known."""
         if not self.boot or (self.host, self.boot) != (socket.gethostname(), _boot()):
             return False
-        return _began(self.process) != self.began
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # somebody else's process
+            pass
+        found = _began(self.process)
+        return found is not None and found != self.began
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -97,6 +104,7 @@ class Lease:
         self._on_lost, self._waiting = on_lost, waiting
         self._record: Record | None = None
         self._file = ""
+        self._alone = threading.Lock()
         self._ending = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -130,8 +138,20 @@ class Lease:
         """
         if self._record is None:
             return
-        if not self.lost and (later := self._later()):
-            self.lost = f"attempt {later} took over: this one was not heard of for {self.expiry_s:.0f} s"
+        if not self.lost:
+            try:
+                self._renew()  # what changes a directory of NFS makes this machine look at it anew
+                self._look()
+            except OSError as error:
+                raise RunError(f"Whether attempt {self.number} may go on at {self._run} cannot be seen: {error}") from error
+        self.stop_if_lost()
+
+    def stop_if_lost(self) -> None:
+        """As `check`, as far as is known without asking.
+
+        Raises:
+            RunError: the lease was lost.
+        """
         if self.lost:
             raise RunError(
                 f"Attempt {self.number} at {self._run} ends here: {self.lost}. Nothing of either is lost; the later one goes on."
@@ -144,7 +164,7 @@ class Lease:
             self._thread.join()
         if self._record is not None and not self.lost:
             with suppress(Exception):  # whatever a file system of others raises; then the lease runs out by itself
-                write_text(f"{self.place}/{self._file}", replace(self._record, released=True).dumped())
+                self._write(replace(self._record, released=True))
         self._record = None
 
     @property
@@ -155,6 +175,7 @@ class Lease:
         """The highest number there is, once nobody holds it."""
         watched, since, said = "", time.monotonic(), False
         while True:
+            now = time.monotonic()  # before looking: who is stopped in between has not seen that nothing was renewed
             names = self._names()
             highest = max(map(_number, names), default=0)
             records = {name: self._read(name) for name in names if _number(name) == highest}
@@ -163,13 +184,13 @@ class Lease:
                 return highest
             state = repr(records)
             if state != watched:
-                renewed, watched, since = bool(watched), state, time.monotonic()
+                renewed, watched, since = bool(watched), state, now
                 if renewed or (holding and self._is_here(holding[0])):
                     raise RunError(
                         f"{self._run} is in use by {holding[0].holder if holding else 'another process'}. "
                         "Wait for it to end, or choose another --out directory."
                     )
-            if time.monotonic() - since >= self.expiry_s:
+            if now - since >= self.expiry_s:
                 return highest
             if not said and holding:
                 said = True
@@ -210,35 +231,37 @@ class Lease:
         renewed = time.monotonic()
         while not self._ending.wait(self.renewal_s):
             try:
-                later = self._later()
-                if not later:
+                self._look()
+                if not self.lost:
                     self._renew()
                     renewed = time.monotonic()
             except Exception as error:  # whatever a file system of others raises
-                later = 0
                 if time.monotonic() - renewed > self.expiry_s:
                     self.lost = f"its lease could not be renewed for {self.expiry_s:.0f} s ({type(error).__name__}: {error})"
-            if later:
-                self.lost = f"attempt {later} took over: this one was not heard of for {self.expiry_s:.0f} s"
             if self.lost:
                 self._on_lost()
                 return
 
     def _renew(self) -> None:
-        assert self._record is not None
-        self._record = replace(self._record, renewals=self._record.renewals + 1)
+        with self._alone:
+            if self._record is not None:
+                self._write(replace(self._record, renewals=self._record.renewals + 1))
+
+    def _write(self, record: Record) -> None:
+        self._record = record
         target = f"{self.place}/{self._file}"
         if is_url(self.place):
-            write_text(target, self._record.dumped())
+            write_text(target, record.dumped())
         elif Path(target).is_file():  # a run directory that was moved away is not made anew
-            write_atomically(Path(target), self._record.dumped())
+            write_atomically(Path(target), record.dumped())
         else:
-            raise FileNotFoundError(target)
+            raise FileNotFoundError(f"{target} is gone: was the run's directory moved or deleted?")
 
-    def _later(self) -> int:
-        """The highest number, where it is greater than this attempt's; else 0."""
+    def _look(self) -> None:
+        """See whether a later attempt has begun."""
         highest = max(map(_number, self._names()), default=0)
-        return highest if highest > self.number else 0
+        if highest > self.number:
+            self.lost = f"attempt {highest} took over: this one was not heard of for {self.expiry_s:.0f} s"
 
     def _names(self) -> list[str]:
         return sorted(name for name in listing(self.place) if name.endswith(SUFFIX) and name[:8].isdecimal())
@@ -269,11 +292,11 @@ def _boot() -> str:
         return ""
 
 
-def _began(process: int) -> str:
-    """When a process of this machine was started, in the kernel's own ticks; "" where there is none."""
+def _began(process: int) -> str | None:
+    """When a process of this machine was started, in the kernel's ticks; "" for one that has ended, None where nobody says."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return None
     state, *fields = text.rpartition(")")[2].split()
     return "" if state == "Z" else fields[18]

@@ -8,14 +8,19 @@ URL/logs/00000003/level2-....jsonl             what training workers write; read
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
 import threading
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
-from magdi_ray.storage import cache_directory, collect, deliver, listing, read_text, write_atomically, write_text
+from magdi_ray.lease import Holder
+from magdi_ray.storage import cache_directory, collect, deliver, listing, missing_at, read_text, write_atomically, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -23,17 +28,22 @@ PUSH_S = 15.0
 """Between two looks at what changed; a machine that is lost takes so many seconds of progress lines with it, and no reply."""
 STAGES = "stages"
 LOGS = "logs"
-NOT_PULLED = ("ray.log", "report.html")
-"""Written anew; nobody reads them from a run."""
+PULLED = (".yaml", ".id", ".jsonl", ".json")
+"""Endings of a run's own small files; others may lie beside them."""
+HOLDER = ".holder"
+"""Names the process a local directory belongs to."""
 
 
 class Mirror:
     """A local directory that stands for a run at a URL."""
 
-    def __init__(self, home: str) -> None:
-        self.home = home
+    def __init__(self, home: str, allowed: Callable[[], object] = lambda: None) -> None:
+        """`allowed` is called before anything is pushed, and raises where another attempt has taken over."""
+        self.home, self.allowed = home, allowed
         (parent := cache_directory() / "runs").mkdir(parents=True, exist_ok=True)
+        _tidy(parent)
         self.root = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+        (self.root / HOLDER).write_text(json.dumps(asdict(Holder.own())), encoding="utf-8")
         weakref.finalize(self, shutil.rmtree, self.root, ignore_errors=True)
         self._pushed: dict[str, tuple[int, int]] = {}
         self._ending = threading.Event()
@@ -43,7 +53,7 @@ class Mirror:
     def pull(self) -> None:
         """Take over what the URL has now: small files, manifests, logs."""
         for name in listing(self.home):
-            if name not in NOT_PULLED:
+            if name.endswith(PULLED):
                 self._take(f"{self.home}/{name}", self.root / name)
         for name in listing(f"{self.home}/{STAGES}"):
             self._take(f"{self.home}/{STAGES}/{name}", self.root / STAGES / name)
@@ -58,9 +68,16 @@ class Mirror:
                 self._take(f"{self.home}/{LOGS}/{name}", local)
 
     def push(self) -> None:
-        """Deliver the small files that changed."""
+        """Deliver the small files that changed.
+
+        Raises:
+            RunError: storage fails, or another attempt has taken over.
+        """
         with self._alone:
-            for path in self._files():
+            changed = [path for path in self._files() if _state(path) != self._pushed.get(path.name)]
+            if changed:
+                self.allowed()
+            for path in changed:
                 if (state := _state(path)) != self._pushed.get(path.name):
                     deliver(path, f"{self.home}/{path.name}")
                     self._pushed[path.name] = state
@@ -77,12 +94,16 @@ class Mirror:
         self._thread.start()
 
     def stop(self) -> None:
-        """Push once more, and no more."""
-        if self._thread is not None:
-            self._ending.set()
-            self._thread.join()
-            self._thread = None
+        """Push once more, and no more. What cannot be pushed any more is said."""
+        if self._thread is None:
+            return
+        self._ending.set()
+        self._thread.join()
+        self._thread = None
+        try:
             self.push()
+        except Exception as error:  # whatever a file system of others raises: the body's own error is more important
+            logger.warning("The last lines of %s could not be brought there: %s", self.home, error)
 
     def _push_always(self) -> None:
         while not self._ending.wait(PUSH_S):
@@ -107,11 +128,8 @@ class Mirror:
     def hand_over(self, directory: Path) -> str:
         """Deliver a directory's files, but for those that workers delivered; returns its place."""
         place = f"{self.home}/{directory.relative_to(self.root).as_posix()}"
-        there = listing(place, recursive=True)
-        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            name = path.relative_to(directory).as_posix()
-            if there.get(name) != path.stat().st_size:
-                deliver(path, f"{place}/{name}")
+        for name in missing_at(directory, place):
+            deliver(directory / name, f"{place}/{name}")
         return place
 
 
@@ -123,3 +141,11 @@ def file_of(stage: str) -> str:
 def _state(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def _tidy(parent: Path) -> None:
+    """Remove what processes of this machine left that were killed."""
+    for holder in parent.glob(f"run-*/{HOLDER}"):
+        with suppress(OSError, ValueError, TypeError):
+            if Holder(**json.loads(holder.read_text(encoding="utf-8"))).is_gone():
+                shutil.rmtree(holder.parent, ignore_errors=True)

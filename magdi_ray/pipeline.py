@@ -123,11 +123,11 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
         if last is None:
             raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
         chosen = chosen[: last + 1]
-    run.prepare(config, resume)
-    settle(named(stages.payer(config, run)))
     ran = []
     with ExitStack() as session:
         session.enter_context(held(run))
+        run.prepare(config, resume)
+        settle(named(stages.payer(config, run)))
         connected = False
         for beside, group in groupby(chosen, key=lambda stage: stage.beside or stage.name):
             todo = [stage for stage in group if not _complete(config, run, stage)]
@@ -150,7 +150,7 @@ def held(run: Run) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        run.check()  # who interrupts the main thread may be the watch over the lease
+        run.stop_if_lost()  # who interrupts the main thread may be the watch over the lease
         raise
     finally:
         run.unlock()
@@ -188,7 +188,7 @@ def _complete(config: RunConfig, run: Run, stage: Stage) -> bool:
 
 def run_stage(config: RunConfig, run: Run, stage: Stage) -> None:
     """Run one stage into an empty directory and declare it complete."""
-    directory = run.clear(stage.name)
+    directory = run.clear(stage.name, stage.inputs)
     started = time.monotonic()
     with observed(stages.payer(config, run), stage.name) as tell:
         facts = stage.make(config, run, directory)

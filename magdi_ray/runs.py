@@ -12,10 +12,11 @@ attempt wrote it, and its manifest says where that is (`mirror`).
 
 from __future__ import annotations
 
-import _thread
 import hashlib
 import json
+import signal
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -63,6 +64,8 @@ class Manifest:
     """Counts a person asks for first: rows, failures, skipped records by reason."""
     at: str = ""
     """Of a run at a URL: where the files are, relative to it."""
+    attempt: int = 0
+    """That made it."""
 
 
 class Run:
@@ -76,19 +79,22 @@ class Run:
                 f"A run's URL takes no options, found {place!r}. Region and endpoint are set in the environment: AWS_REGION, "
                 "AWS_ENDPOINT_URL (docs/runs.md)."
             )
-        self._mirror = Mirror(place.rstrip("/")) if is_url(place) else None
+        self._mirror = Mirror(place.rstrip("/"), self._still_held) if is_url(place) else None
         self.root = self._mirror.root if self._mirror else Path(where).resolve()
         """The local directory: the run's own, or that which stands for its small files."""
         self.where = self._mirror.home if self._mirror else str(self.root)
         """What people call it."""
         self._lease: Lease | None = None
+        self._let_go = False
+        self._number, self._draw = 0, ""
+        self._read: dict[str, dict[str, str]] = {}
         if self._mirror:
             self._mirror.pull()
 
     @property
     def attempt(self) -> int:
         """The number of this attempt at the run; 0 before `lock`."""
-        return self._lease.number if self._lease else 0
+        return self._number
 
     def path(self, stage: str) -> Path:
         """The directory of a stage on this machine: "questions", "student", "ablations/level1". Of a URL a copy is fetched."""
@@ -141,6 +147,20 @@ class Run:
         Raises:
             RunError: the directory holds something that is not a run, or another run, or `resume` forbids what was found.
         """
+        self._refuse_others(config, resume)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        try:
+            self._refuse_others(config, resume)  # another attempt may have begun and ended meanwhile
+            if not self.identity:
+                write_atomically(self.root / IDENTITY, f"{uuid.uuid4().hex[:12]}\n")
+            write_atomically(self.root / CONFIG, dump_config(config))
+            self.push()
+        except BaseException:
+            self.unlock()
+            raise
+
+    def _refuse_others(self, config: RunConfig, resume: Resume) -> None:
         stored = self.root / CONFIG
         occupied = bool(names(self.where) - {LEASES})
         if occupied and not stored.is_file():
@@ -153,12 +173,6 @@ class Run:
             raise RunError(f"--resume always: there is no run in {self.where} to resume.")
         if occupied and (name := _stored_name(stored)) != config.name:
             raise RunError(f"{self.where} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.lock()
-        if not self.identity:
-            write_atomically(self.root / IDENTITY, f"{uuid.uuid4().hex[:12]}\n")
-        write_atomically(stored, dump_config(config))
-        self.push()
 
     @property
     def identity(self) -> str:
@@ -180,39 +194,50 @@ class Run:
         def waiting(text: str) -> None:
             console.print(f"[yellow]![/] {text}", soft_wrap=True)
 
-        lease = Lease(self.beside(LEASES), on_lost=_thread.interrupt_main, waiting=waiting)
+        lease = Lease(self.beside(LEASES), on_lost=_interrupt, waiting=waiting)
         lease.acquire()
-        self._lease = lease
+        _hear_interrupts()
+        self._lease, self._let_go = lease, False
+        self._number, self._draw = lease.number, uuid.uuid4().hex[:8]
         if self._mirror:
             self._mirror.pull()  # the attempt before may have ended only now
             self._mirror.start()
             return
-        for left in sorted((self.root / ATTEMPTS).glob("*")):
-            if left.name < f"{lease.number:08d}":
-                self._supersede(left, f"attempt-{int(left.name)}")
+        for left in sorted((self.root / ATTEMPTS).glob("[0-9]*")):
+            self._supersede(left, f"attempt-{left.name}")
 
     def unlock(self) -> None:
         """Let another attempt work in this directory."""
-        lease, self._lease = self._lease, None
+        lease = self._lease
         if lease is None:
             return
+        self._let_go = True
         with suppress(OSError):  # what an unfinished stage left stays for who takes the run up
-            (self.root / ATTEMPTS / f"{lease.number:08d}").rmdir()
+            self._attempt_directory.rmdir()
             (self.root / ATTEMPTS).rmdir()
-        try:
-            if self._mirror:
-                self._mirror.stop()
-        finally:
-            lease.release()
+        if self._mirror:
+            self._mirror.stop()
+        self._lease = None
+        lease.release()
 
     def check(self) -> None:
-        """Make sure that no other attempt has taken over.
+        """Make sure that this attempt still works at the run. Without `lock` before, nobody else is expected to.
 
         Raises:
-            RunError: one has.
+            RunError: another one has taken over, or this one has ended.
         """
+        if self._let_go:
+            raise RunError(f"This attempt at {self.where} has ended; what was still being made is not put into its place.")
+        self._still_held()
+
+    def _still_held(self) -> None:
         if self._lease is not None:
             self._lease.check()
+
+    def stop_if_lost(self) -> None:
+        """As `check`, as far as is known without asking storage."""
+        if self._lease is not None:
+            self._lease.stop_if_lost()
 
     def read_manifest(self, stage: str) -> Manifest | None:
         """The manifest of a stage, or None where the stage is not complete."""
@@ -239,8 +264,13 @@ class Run:
         wanted = (content_hash(shaped_by), self._contents(inputs))
         return "complete" if (manifest.config_hash, manifest.inputs) == wanted else "stale"
 
-    def clear(self, stage: str) -> Path:
-        """An empty directory to make a stage in, under this attempt's number; what it left there before is moved away."""
+    def clear(self, stage: str, inputs: Iterable[str] = ()) -> Path:
+        """An empty directory to make a stage in, under this attempt's number; what it left there before is moved away.
+
+        `inputs`: the stages that will be read; they must still be the same when it is finished.
+        """
+        self.stop_if_lost()
+        self._read[stage] = self._contents(inputs)
         directory = self._working(stage)
         if directory.exists():
             self._supersede(directory, stage)
@@ -253,18 +283,23 @@ class Run:
         Raises:
             RunError: another attempt has taken over; what this one made stays under its number.
         """
-        directory = self._working(stage)
+        directory, read = self._working(stage), self._contents(inputs)
+        if not directory.is_dir():
+            raise RunError(f"{directory} is gone, where {stage!r} was made. Was the run moved, or taken over by another attempt?")
+        if any(read.get(name) != content for name, content in self._read.get(stage, {}).items()):
+            raise RunError(f"What {stage!r} was made from has changed meanwhile. Run the same command again.")
         files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
         manifest = Manifest(
             stage=stage,
             config_hash=content_hash(shaped_by),
-            inputs=self._contents(inputs),
+            inputs=read,
             content=_hash_files(files),
             files={name: path.stat().st_size for name, path in files.items()},
             seconds=round(seconds, 3),
             finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             facts=dict(facts),
             at=directory.relative_to(self.root).as_posix() if self._mirror else "",
+            attempt=self.attempt,
         )
         text = json.dumps(asdict(manifest), indent=1)
         write_atomically(directory / MANIFEST, text)
@@ -276,16 +311,30 @@ class Run:
             self.push()
             return manifest
         self.check()
-        if self.path(stage).exists():
-            self._supersede(self.path(stage), stage)
-        self.path(stage).parent.mkdir(parents=True, exist_ok=True)
-        directory.rename(self.path(stage))
-        if directory.parent.name != f"{self.attempt:08d}":
-            directory.parent.rmdir()
+        self._put_in_place(directory, stage)
         return manifest
 
+    def _put_in_place(self, directory: Path, stage: str) -> None:
+        target = self.path(stage)
+        # First out of the attempt's directory, which a successor has moved away: then this fails, and nothing has happened.
+        own = self.root / ATTEMPTS / f"{self._attempt_directory.name}-finished-{stage.replace('/', '-')}"
+        directory.rename(own)
+        if (there := self.read_manifest(stage)) is not None and there.attempt > self.attempt:
+            raise RunError(f"{target} was made by attempt {there.attempt} meanwhile; that of attempt {self.attempt} is in {own}.")
+        if target.exists():
+            self._supersede(target, stage)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        own.rename(target)
+        with suppress(OSError):  # others of its kind are being made
+            directory.parent.rmdir()
+
+    @property
+    def _attempt_directory(self) -> Path:
+        """Where this attempt makes its stages: no other one, of this run or of one that was deleted, has the same name."""
+        return self.root / ATTEMPTS / (f"{self.attempt:08d}-{self._draw}" if self._draw else f"{self.attempt:08d}")
+
     def _working(self, stage: str) -> Path:
-        return self.root / ATTEMPTS / f"{self.attempt:08d}" / stage
+        return self._attempt_directory / stage
 
     def _supersede(self, directory: Path, name: str) -> None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -295,6 +344,19 @@ class Run:
     def _contents(self, stages: Iterable[str]) -> dict[str, str]:
         manifests = {stage: self.read_manifest(stage) for stage in stages}
         return {stage: manifest.content if manifest else "" for stage, manifest in manifests.items()}
+
+
+def _interrupt() -> None:
+    """End what the main thread does, as Ctrl-C would; `_thread.interrupt_main` would wait for what it waits for."""
+    main = threading.main_thread().ident
+    if main is not None:
+        signal.pthread_kill(main, signal.SIGINT)
+
+
+def _hear_interrupts() -> None:
+    """A process that a script started in the background ignores Ctrl-C, and would ignore that it was taken over from."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 LARGE = 1 << 26

@@ -7,12 +7,14 @@ the place of something finished never changes: whatever is made anew gets a plac
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from magdi_ray.errors import ConfigError, MagdiError, RunError
 
 DRIVERS = {"s3a": "s3fs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 """Scheme -> the package fsspec needs for it; s3 and gs are pyarrow's own."""
+
+COPIED_TOGETHER = 8
+"""Files under way to a URL at once."""
 
 CACHE = "MAGDI_CACHE"
 """Environment variable: the directory of a machine's copies; default ~/.cache/magdi."""
@@ -45,7 +50,7 @@ def open_storage(where: str) -> tuple[Any, str]:
     if not is_url(where):
         return pafs.LocalFileSystem(), str(Path(where).resolve())
     try:
-        filesystem, path = pafs.FileSystem.from_uri(where)
+        filesystem, path = pafs.FileSystem.from_uri(where.replace(" ", "%20"))
         return filesystem, path.rstrip("/")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         import fsspec
@@ -94,13 +99,28 @@ def names(place: str) -> set[str]:
 def _entries(place: str, *, recursive: bool) -> dict[str, Any]:
     from pyarrow.fs import FileSelector
 
-    filesystem, root = open_storage(place)
     found = list[Any]()
-    for attempt in retrying():
-        with attempt:
-            forget_listings(filesystem)
-            found = filesystem.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
+    with _told(place, "listed"):
+        filesystem, root = open_storage(place)
+        for attempt in retrying():
+            with attempt:
+                forget_listings(filesystem)
+                found = filesystem.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
     return {_below(info.path, root): info for info in found}
+
+
+@contextmanager
+def _told(place: str, doing: str) -> Iterator[None]:
+    """Failures of a URL's storage in words for people; those of a path are the operating system's own."""
+    try:
+        yield
+    except OSError as error:
+        if not is_url(place):
+            raise
+        raise RunError(
+            f"{place} could not be {doing}: {error}. Check the bucket's name, the region, the network, and whether this machine "
+            "may list, read, write and delete there: magdi doctor --out URL"
+        ) from error
 
 
 def forget_listings(filesystem: Any) -> None:
@@ -111,16 +131,23 @@ def forget_listings(filesystem: Any) -> None:
         filesystem.handler.fs.invalidate_cache()
 
 
+def make_directory(filesystem: Any, path: str) -> None:
+    """Make a directory and those above it; not in a bucket, which has none, and whose owner may not let this machine ask."""
+    if path and filesystem.type_name not in ("s3", "gcs"):
+        filesystem.create_dir(path)
+
+
 def read_text(place: str) -> str | None:
     """A file's text; None where there is none."""
-    filesystem, path = open_storage(place)
-    for attempt in retrying():
-        with attempt:
-            forget_listings(filesystem)
-            if not filesystem.get_file_info(path).is_file:
-                return None
-            with filesystem.open_input_stream(path) as stream:
-                return bytes(stream.read()).decode()
+    with _told(place, "read"):
+        filesystem, path = open_storage(place)
+        for attempt in retrying():
+            with attempt:
+                forget_listings(filesystem)
+                if not filesystem.get_file_info(path).is_file:
+                    return None
+                with filesystem.open_input_stream(path) as stream:
+                    return bytes(stream.read()).decode(errors="replace")
     raise AssertionError("either returned or raised")
 
 
@@ -129,12 +156,13 @@ def write_text(place: str, text: str) -> None:
     if not is_url(place):
         write_atomically(Path(place), text)
         return
-    filesystem, path = open_storage(place)
-    for attempt in retrying():
-        with attempt:
-            filesystem.create_dir(path.rpartition("/")[0])
-            with filesystem.open_output_stream(path) as stream:
-                stream.write(text.encode())
+    with _told(place, "written"):
+        filesystem, path = open_storage(place)
+        for attempt in retrying():
+            with attempt:
+                make_directory(filesystem, path.rpartition("/")[0])
+                with filesystem.open_output_stream(path) as stream:
+                    stream.write(text.encode())
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -149,17 +177,47 @@ def deliver(source: Path, place: str) -> None:
     """Copy a local file, or the files of a directory, to a place; nothing where they are at it already.
 
     Raises:
+        RunError: the URL's storage still fails after some attempts.
+    """
+    filesystem, path = open_storage(place)
+    if is_url(place) or Path(path) != source.resolve():
+        with _told(place, "written"):
+            upload(source, filesystem, path)
+
+
+def upload(source: Path, filesystem: Any, path: str) -> None:
+    """Copy a local file, or the files of a directory, to a path of a file system, some at a time.
+
+    Raises:
         OSError: storage still fails after some attempts.
     """
+    files = {source: path} if source.is_file() else {file: f"{path}/{_inside(file, source)}" for file in _files(source)}
+    with ThreadPoolExecutor(COPIED_TOGETHER) as pool:
+        for copied in [pool.submit(_upload_file, file, filesystem, target) for file, target in files.items()]:
+            copied.result()
+
+
+def _upload_file(file: Path, filesystem: Any, target: str) -> None:
     from pyarrow.fs import copy_files
 
-    filesystem, path = open_storage(place)
-    if not is_url(place) and Path(path) == source.resolve():
-        return
     for attempt in retrying():
         with attempt:
-            filesystem.create_dir(path.rpartition("/")[0] if source.is_file() else path)
-            copy_files(str(source), path, destination_filesystem=filesystem)
+            make_directory(filesystem, target.rpartition("/")[0])
+            copy_files(str(file), target, destination_filesystem=filesystem)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def _inside(file: Path, directory: Path) -> str:
+    return file.relative_to(directory).as_posix()
+
+
+def missing_at(directory: Path, place: str) -> list[str]:
+    """The files of a local directory that are not at a place, or in another size."""
+    there = listing(place, recursive=True)
+    return [name for file in _files(directory) if there.get(name := _inside(file, directory)) != file.stat().st_size]
 
 
 def collect(place: str, directory: Path) -> None:
@@ -171,9 +229,10 @@ def collect(place: str, directory: Path) -> None:
         return
     if listing(place, recursive=True):
         directory.mkdir(parents=True, exist_ok=True)
-        for attempt in retrying():
-            with attempt:
-                copy_files(path, str(directory), source_filesystem=filesystem)
+        with _told(place, "read"):
+            for attempt in retrying():
+                with attempt:
+                    copy_files(path, str(directory), source_filesystem=filesystem)
 
 
 @contextmanager
@@ -191,21 +250,35 @@ def delivered(place: str) -> Iterator[Path]:
 def fetched(place: str) -> Path:
     """Something finished on this machine: the path itself, or a copy of what lies at a URL, made once a machine.
 
-    Of several processes at once each makes a copy, and one of them stays.
-
     Raises:
         RunError: there is nothing at the URL.
     """
     if not is_url(place):
         return Path(place)
     target = copy_of(place)
-    if not target.exists():
-        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        collect(place, temporary)
-        if not temporary.exists():
-            raise RunError(f"Finished files are required at {place}, found none. Was the run deleted, or never finished?")
-        adopt(temporary, place)
+    if target.exists():
+        return target
+    with alone(target.name):
+        if not target.exists():
+            temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+            try:
+                collect(place, temporary)
+                if not temporary.exists():
+                    raise RunError(f"Finished files are required at {place}, found none. Was the run deleted, or never finished?")
+                adopt(temporary, place)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+@contextmanager
+def alone(name: str, directory: Path | None = None) -> Iterator[None]:
+    """No other process of this machine, and no other thread, is in a body of this name. `directory`: of the lock's file."""
+    directory = directory or cache_directory() / "locks"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / f"{name}.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def copy_of(place: str) -> Path:

@@ -158,7 +158,7 @@ def test_of_many_at_once_exactly_one_holds_each_number(place: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(_try, [place] * 8))
     held = [result for result in results if isinstance(result, int)]
-    assert held in ([1], [])
+    assert held in (([1], []) if "://" in place else ([1],))
 
 
 def _try(place: str) -> int | str:

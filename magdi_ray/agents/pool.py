@@ -52,6 +52,9 @@ LOOK_SECONDS = 30.0
 LOST_SECONDS = 600.0
 """Without a running replica for so long, an engine is given up; loading large weights anew takes minutes."""
 
+RETIRE_SECONDS = 120.0
+"""So long is waited for replicas to be gone; the stage's own result does not depend on it."""
+
 EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(?P<type>\w*(?:Error|Exception|Exit)): (?P<message>.*)", re.MULTILINE)
 """The line of a traceback that names the exception."""
 
@@ -201,7 +204,11 @@ def retire_engines(names: Iterable[str], *, wait: bool = True) -> None:
     deployed = [name for name in names if name in serve.status().applications]
     for name in deployed:
         serve.delete(name, _blocking=False)
-    while wait and any(name in serve.status().applications for name in deployed):
+    deadline = time.monotonic() + RETIRE_SECONDS
+    while wait and (left := [name for name in deployed if name in serve.status().applications]):
+        if time.monotonic() > deadline:
+            logger.warning("Engines %s are not gone after %.0f s; going on without waiting for them.", left, RETIRE_SECONDS)
+            return
         time.sleep(0.1)
 
 

@@ -7,13 +7,11 @@ the index, and writes it and the marker when all parts are there.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -34,7 +32,7 @@ from magdi_ray.distill.tokens import best_of, first_correct, needs_incorrect, to
 from magdi_ray.errors import ConfigError, EngineError, GraphError, MagdiError
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import MagGroup, mag_groups, read_group
-from magdi_ray.storage import cache_directory, delivered, fetched, is_url
+from magdi_ray.storage import alone, delivered, fetched, is_url
 from magdi_ray.tasks.load import load_task
 
 PARTS = 256
@@ -93,9 +91,7 @@ def tokenise_graphs(job: Job) -> str:
     tokenizer = load_tokenizer(job.model)
     name = _name(job, tokenizer)
     place = f"{job.tokens}/{name}" if is_url(job.tokens) else str(Path(job.tokens).resolve() / name)
-    local = cache_directory() / "locks" if is_url(place) else Path(place).parent
-    local.mkdir(parents=True, exist_ok=True)
-    with _alone(local / f"{name}.lock"):
+    with alone(name, None if is_url(place) else Path(place).parent):
         if not is_complete(place):
             _make(job, tokenizer, place)
     return place
@@ -122,14 +118,6 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
         for path in sorted(path for path in Path(directory).rglob("*") if path.is_file()):
             digest.update(f"{path.relative_to(directory)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Nobody else is in the body: no other thread (each opens the file for itself) and no other process."""
-    with lock.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _make(job: Job, tokenizer: PreTrainedTokenizerBase, place: str) -> None:

@@ -26,7 +26,7 @@ from magdi_ray.distill.tokenising import tokenise_graphs
 from magdi_ray.distill.watch.trackers import checkpointed
 from magdi_ray.errors import EngineError, MagdiError
 from magdi_ray.observe.logs import begin_work
-from magdi_ray.storage import fetched, is_url, open_storage, read_text, write_text
+from magdi_ray.storage import fetched, is_url, make_directory, open_storage, read_text, write_text
 
 BEST = "best"
 
@@ -74,9 +74,9 @@ class RayCheckpoints:
 
     def _newest(self) -> tuple[str, str] | None:
         """Shelf and name of the newest whole checkpoint."""
-        own = self.shelf.tidy()
-        found = [(self.shelf.path, own)] if own else []
-        found += [(shelf.path, name) for shelf in earlier_shelves(self.shelf) for name in shelf.names() if shelf.is_whole(name)]
+        if (own := self.shelf.tidy()) is not None:  # also before a later one of an attempt that was thought dead
+            return self.shelf.path, own
+        found = [(shelf.path, name) for shelf in earlier_shelves(self.shelf) for name in shelf.names() if shelf.is_whole(name)]
         return max(found, key=lambda one: (step_of(one[1]), one[0]), default=None)
 
     def _take_over_best(self, shelf: Shelf, name: str) -> None:
@@ -189,7 +189,7 @@ def distill(job: Job, scaling: ScalingConfig, *, storage: str | Path, place: Tra
     facts = f"{home}/{_name(job)}/facts-{job.attempt:08d}.json"
     settings: dict[str, Any] = {"job": job.model_dump_json(), "tokens": tokenise_graphs(job), "facts": facts}
     settings |= {"threads": max(1, int(scaling.num_cpus))}
-    filesystem.create_dir(f"{path}/{_name(job)}")
+    make_directory(filesystem, f"{path}/{_name(job)}")
     run = _run_config(attempt_name(job.attempt), f"{path}/{_name(job)}", filesystem, scaling)
     _forget_record(run)
     trainer = _trainer_class()(

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from magdi_ray.distill.checkpoint.state import INDEX, missing_files
-from magdi_ray.storage import forget_listings, retrying
+from magdi_ray.storage import forget_listings, retrying, upload
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +64,7 @@ class Shelf:
             OSError: storage still fails after some attempts.
         """
         target = f"{self.path}/{name}"
-        for attempt in retrying():
-            with attempt:
-                self.filesystem.create_dir(target)
-                pafs.copy_files(str(directory), target, destination_filesystem=self.filesystem)
+        upload(directory, self.filesystem, target)
         return target
 
     def remove(self, name: str) -> None:
