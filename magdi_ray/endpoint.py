@@ -6,6 +6,7 @@ SIGHUP deploys anew what the directory holds by then, without a failed request; 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ def serve_path(path: str, *, student: str | None, task: str | None, overrides: S
         port = served.config.metrics_port or free_ports(1)[0]
         if not joins_cluster():
             serve_over_http(files)
-        local = files if served.args.run is None or is_url(served.args.run) else Path(served.args.run)
+        own = served.args.run is not None and not is_url(served.args.run) and os.access(served.args.run, os.W_OK)
+        local = Path(served.args.run) if own and served.args.run else files
         stack.enter_context(remarks_to(local / "ray.log"))
         stack.enter_context(ray_session(metrics_port=port))
         from magdi_ray.agents.pool import retire_engines

@@ -173,7 +173,7 @@ class Lease:
 
     def _wait_for_the_end_of_others(self) -> int:
         """The highest number there is, once nobody holds it."""
-        watched, since, said = "", time.monotonic(), False
+        watched, since, said, who = "", time.monotonic(), False, "another process"
         while True:
             now = time.monotonic()  # before looking: who is stopped in between has not seen that nothing was renewed
             names = self._names()
@@ -182,21 +182,19 @@ class Lease:
             holding = [r for r in records.values() if r is not None and not r.released and not r.holder.is_gone()]
             if not holding and None not in records.values():
                 return highest
+            who = str(holding[0].holder) if holding else who
             state = repr(records)
             if state != watched:
                 renewed, watched, since = bool(watched), state, now
                 if renewed or (holding and self._is_here(holding[0])):
-                    raise RunError(
-                        f"{self._run} is in use by {holding[0].holder if holding else 'another process'}. "
-                        "Wait for it to end, or choose another --out directory."
-                    )
+                    raise RunError(f"{self._run} is in use by {who}. Wait for it to end, or choose another --out directory.")
             if now - since >= self.expiry_s:
                 return highest
             if not said and holding:
                 said = True
                 self._waiting(
-                    f"attempt {highest} at {self._run} ({holding[0].holder}) has not ended; waiting up to "
-                    f"{self.expiry_s:.0f} s to see whether it still works"
+                    f"attempt {highest} at {self._run} ({who}) has not ended; waiting up to {self.expiry_s:.0f} s to see whether "
+                    "it still works"
                 )
             time.sleep(min(1.0, self.renewal_s / 4))
 

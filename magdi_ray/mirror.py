@@ -2,7 +2,7 @@
 
 URL/config.yaml, run.id, metrics.jsonl, ...    files of the run itself: pulled when it is opened, pushed as they change
 URL/stages/student.json                        manifest of a finished stage, which says where its files are
-URL/attempts/00000003/student/...              a stage's files, under the number of the attempt that made them
+URL/attempts/00000003-9f3a6c02/student/...     a stage's files, under the number of the attempt that made them
 URL/logs/00000003/level2-....jsonl             what training workers write; read together with metrics.jsonl
 """
 

@@ -1,7 +1,7 @@
 """The run directory: where each stage keeps its files, which stages are complete, and what has to run again.
 
     RUN/student/                       a finished stage: complete if and only if its `manifest.json` exists
-    RUN/attempts/00000003/student/     the same stage while it is made; renamed to the above when it is whole
+    RUN/attempts/00000003-9f3a6c02/student/     the same stage while it is made; renamed to the above when it is whole
     RUN/leases/                        who works at the run (`lease`)
     RUN/superseded/                    what stale stages and unfinished attempts left; moved there, never deleted
 
