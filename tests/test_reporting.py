@@ -204,8 +204,7 @@ def test_a_run_without_a_finished_evaluation_names_the_command(tmp_path: Path) -
 
 def test_an_evaluation_of_an_earlier_student_is_refused(tmp_path: Path) -> None:
     run = made(tmp_path / "run")
-    run.clear("student")
-    (run.path("student") / "weights").write_text("new")
+    (run.clear("student") / "weights").write_text("new")
     run.finish("student", {}, ("graphs",), seconds=1.0, facts={})
     with pytest.raises(RunError, match=r"measured before 'student' was made again. Measure anew: magdi evaluate"):
         open_runs([run])

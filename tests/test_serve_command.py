@@ -46,14 +46,14 @@ def test_what_cannot_be_served_so_is_told(task: str | None, override: str, told:
 
 def test_a_directory_that_is_neither_is_told(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run directory"):
-        serve_path(tmp_path, student=None, task=None, overrides=[])
+        serve_path(str(tmp_path), student=None, task=None, overrides=[])
 
 
 def test_options_of_the_other_kind_of_directory_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a run has its own task"):
-        serve_path(tmp_path, student=None, task="tiny", overrides=[])
+        serve_path(str(tmp_path), student=None, task="tiny", overrides=[])
     with pytest.raises(ConfigError, match="a recipe of a run"):
-        serve_path(STUDENT, student="level1", task=None, overrides=[])
+        serve_path(str(STUDENT), student="level1", task=None, overrides=[])
 
 
 def test_the_example_call_is_one_a_shell_takes() -> None:

@@ -445,5 +445,5 @@ def test_a_missing_driver_is_named_with_the_line_that_installs_it(monkeypatch: p
     monkeypatch.setitem(sys.modules, "adlfs", None)
     with pytest.raises(ConfigError, match="pip install adlfs"):
         ReplyStore("abfs://container/replies")
-    with pytest.raises(ConfigError, match="The reply store: .*URL of a file system fsspec knows"):
+    with pytest.raises(ConfigError, match=r"The reply store: .*URL of a file system fsspec knows"):
         ReplyStore("nowhere://bucket/replies")

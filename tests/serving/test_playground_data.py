@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,13 @@ def questions() -> list[Question]:
 def made_run(root: Path) -> Path:
     """A finished run in which `test-2` was not debated and the debate of `test-4` failed."""
     run = Run(root)
-    for stage in ("questions", "debates", "graphs"):
-        run.clear(stage)
-    write_splits(run.path("questions"), questions())
+    made = {stage: run.clear(stage) for stage in ("questions", "debates", "graphs")}
+    write_splits(made["questions"], questions())
     held = [debate(one, "EngineError: no reply" if one.id == "test-4" else None) for one in questions() if one.id != "test-2"]
-    write_debates(run.path("debates") / "b.parquet", held[::-1])
+    write_debates(made["debates"] / "b.parquet", held[::-1])
     graphs = [build_mag(one, Tiny()) for one in held if one.error is None]
-    write_mags(run.path("graphs") / "part-0.parquet", graphs[:9])
-    write_mags(run.path("graphs") / "part-1.parquet", graphs[9:])
+    write_mags(made["graphs"] / "part-0.parquet", graphs[:9])
+    write_mags(made["graphs"] / "part-1.parquet", graphs[9:])
     for stage in ("questions", "debates", "graphs"):
         run.finish(stage, {}, (), seconds=0.0, facts={})
     return root
@@ -143,9 +143,9 @@ def test_a_reply_is_read_by_the_rules_of_the_task(debates: RunDebates) -> None:
 
 
 def test_a_run_without_debates_shows_its_questions(tmp_path: Path) -> None:
-    run = Run(made_run(tmp_path))
+    made_run(tmp_path)
     for stage in ("debates", "graphs"):
-        run.clear(stage)
+        shutil.rmtree(tmp_path / stage)
     debates = RunDebates(tmp_path, Tiny())
     detail = debates.detail("train-0")
     assert detail is not None
@@ -160,7 +160,7 @@ def test_a_run_without_questions_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_a_run_that_is_made_anew_beneath_the_page_is_noticed(debates: RunDebates, tmp_path: Path) -> None:
     debates.detail("train-0")
-    Run(tmp_path).clear("graphs")
+    shutil.rmtree(tmp_path / "graphs")
     write_mags(tmp_path / "graphs" / "part-0.parquet", [build_mag(debate(one), Tiny()) for one in questions()[3:12]])
     with pytest.raises(OSError, match="written anew"):
         debates.detail("train-0")
