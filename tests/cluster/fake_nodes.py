@@ -64,10 +64,17 @@ class FakeCluster(LocalCluster):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.head_cpus = self.cpus
-        file = self.root / "autoscaling.json"
-        file.write_text(json.dumps(self.autoscaling()))
-        self.head_options = [*self.head_options, f"--autoscaling-config={file}"]
+        self.head_options = [*self.head_options, f"--autoscaling-config={self.file}"]
         self.environment_of_nodes = self.environment_of_nodes | ASKED_EVERY_SECOND
+
+    @property
+    def file(self) -> Path:
+        """What the autoscaler is told, as a file."""
+        return self.root / "autoscaling.json"
+
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self.file.write_text(json.dumps(self.autoscaling()))
 
     def autoscaling(self) -> dict[str, Any]:
         """What the autoscaler is told: one kind of node, as large as the head."""

@@ -68,7 +68,7 @@ class Node:
 
 @dataclass
 class LocalCluster:
-    """A head and some workers. Ports and directories are chosen at once: they may go into a file before `start`."""
+    """A head and some workers."""
 
     workers: int = 2
     head_cpus: float = 1
@@ -87,11 +87,15 @@ class LocalCluster:
 
     def __post_init__(self) -> None:
         self.root.chmod(0o700)
-        self.port, self.dashboard_port, self.client_port = quiet_ports(3)
+        self.choose_ports()
         self.token_file = self.root / "token"
         self.token_file.write_text(secrets.token_hex(32))
         self.token_file.chmod(0o600)
         self.mark = secrets.token_hex(8)
+
+    def choose_ports(self) -> None:
+        """At once, so that they may go into a file before `start`; and again where the head could not have them."""
+        self.port, self.dashboard_port, self.client_port = quiet_ports(3)
 
     @property
     def address(self) -> str:
@@ -121,11 +125,23 @@ class LocalCluster:
         self.stop()
 
     def start(self, *, timeout_s: float = 90) -> LocalCluster:
-        """Start the head and the workers, and wait for all of them."""
-        ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}", f"--ray-client-server-port={self.client_port}"]
-        head = ["--head", *ports, "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
-        self._add([*head, *self.head_options], self.head_cpus)
-        self.wait_for(1, timeout_s)
+        """Start the head and the workers, and wait for all of them.
+
+        A head that ends by itself is started once more: another program may have taken one of its ports.
+
+        Raises:
+            RuntimeError: a node ended by itself; carries the end of what it wrote.
+            TimeoutError: not all nodes lived within `timeout_s`, counted for the head and for the workers.
+        """
+        first = self._add_head()
+        try:
+            self.wait_for(1, timeout_s)
+        except RuntimeError:
+            end(first)
+            self.nodes.clear()
+            self.choose_ports()
+            self._add_head()
+            self.wait_for(1, timeout_s)
         for _ in range(self.workers):
             self.add_node(self.cpus, wait=False)
         self.wait_for(1 + self.workers, timeout_s)
@@ -145,7 +161,7 @@ class LocalCluster:
 
     def alive(self) -> list[dict[str, Any]]:
         """The cluster's own view of the nodes that live."""
-        rows = self.get("/nodes?view=summary")["data"]["summary"]
+        rows = self.get("/nodes?view=summary&nocache=1")["data"]["summary"]  # else it tells what it found when last asked
         return [row for row in rows if row["raylet"].get("state") == "ALIVE"]
 
     def wait_for(self, count: int, timeout_s: float = 60) -> None:
@@ -236,6 +252,11 @@ class LocalCluster:
     def _client(self, env: Mapping[str, str] | None) -> dict[str, Any]:
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return {"env": self.environment | dict(env or {}), "cwd": self.root, **streams}
+
+    def _add_head(self) -> Node:
+        ports = [f"--port={self.port}", f"--dashboard-port={self.dashboard_port}", f"--ray-client-server-port={self.client_port}"]
+        dashboard = ["--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+        return self._add(["--head", *ports, *dashboard, *self.head_options], self.head_cpus)
 
     def _add(self, options: Sequence[str], cpus: float) -> Node:
         command = [str(BIN / "ray"), "start", "--block", "--disable-usage-stats", *options]

@@ -1,13 +1,16 @@
 """Training whose workers are on different nodes of a real cluster, with one directory that all of them share.
 
-One training goes through everything: a node too few, then enough; a node that is taken away; a killed driver; and the last of the
-nodes but one gone. Its loss curve is that of a training to which nothing happened.
+One training goes through everything: a CPU that another program holds, and lets go; a node that is taken away; a killed driver;
+and the last of the nodes but one gone. Its loss curve is that of a training to which nothing happened.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,8 +31,23 @@ pytestmark = [pytest.mark.cluster, pytest.mark.e2e, pytest.mark.timeout(1200)]
 
 ANSWERS = (("18", "7", "18", "18", "18", "7"), ("18", "6", "6"))
 STEPS, EVERY = 60, 5
-NOBODY_CAME = 3.0
-"""Seconds in which a training that is short of a node is seen to do nothing."""
+WAITED = 3.0
+"""Seconds in which a training that is short of a CPU is seen to do nothing."""
+
+HOLDER = """
+import sys
+import ray
+
+class Holder:
+    def holds(self):
+        return True
+
+ray.init(logging_level="error")
+holder = ray.remote(num_cpus=1)(Holder).remote()
+print("holds:", ray.get(holder.holds.remote()), flush=True)
+sys.stdin.read()
+"""
+"""A program that keeps a CPU of the cluster to itself until its input ends."""
 
 
 def configuration(folder: Path) -> Path:
@@ -62,7 +80,9 @@ class Story:
     run: Path
     quiet: Path
     idle: int = -1
-    """Steps done while a node was missing."""
+    """Steps done while a CPU was missing."""
+    early: list[str] = field(default_factory=list)
+    """Nodes of the workers that were there then."""
     nodes: list[list[str]] = field(default_factory=list)
     """Of the workers, each time they had come."""
     safe: list[int] = field(default_factory=list)
@@ -78,18 +98,19 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     told = Story(folder / "run", folder / "quiet")
     config, shared = str(configuration(folder)), folder / "shared"
     train = ("distill", config, "--out", str(told.run), "--set")
-    with LocalCluster(workers=1, head_cpus=0) as cluster:
+    with LocalCluster(workers=2, head_cpus=0) as cluster, ExitStack() as held:
 
         def begin(number: int, magdi: Any) -> None:
             """Both workers have done steps after a checkpoint of their own attempt."""
             wait_until(lambda: beyond(told.run, shared, attempt=number), cluster=cluster, driver=magdi)
             told.nodes.append(nodes_of(cluster, "RayTrainWorker"))
 
+        held.enter_context(a_cpu_held(cluster))
         with driver(cluster, *train, "distil.scaling.num_workers=2") as magdi:
             wait_until(lambda: in_state(cluster, "placement_groups", "PENDING"), cluster=cluster, driver=magdi)
-            time.sleep(NOBODY_CAME)
-            told.idle = len(lines(told.run))
-            cluster.add_node()
+            time.sleep(WAITED)
+            told.idle, told.early = len(lines(told.run)), nodes_of(cluster, "RayTrainWorker")
+            held.close()
             begin(1, magdi)
             cluster.kill_node(-1)
             told.safe.append(max(whole(shared)))
@@ -109,6 +130,23 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     assert cluster.left() == []
 
 
+@contextmanager
+def a_cpu_held(cluster: LocalCluster) -> Iterator[None]:
+    """One of the cluster's CPUs is reserved by an actor of another program."""
+    program = (sys.executable, "-c", HOLDER)
+    holder = cluster.popen(*program, env={"RAY_ADDRESS": cluster.address}, stdin=subprocess.PIPE)
+    assert holder.stdout is not None
+    said = []
+    try:
+        while "holds: True\n" not in said:
+            said.append(holder.stdout.readline())
+            assert said[-1], "".join(said)
+        yield
+        holder.communicate(timeout=60)
+    finally:
+        kill_driver(holder)
+
+
 def curve(run: Path) -> torch.Tensor:
     """The last loss written for each step."""
     losses = {line["step"]: line["loss"] for line in lines(run) if "event" not in line}
@@ -116,8 +154,9 @@ def curve(run: Path) -> torch.Tensor:
     return torch.tensor([losses[step] for step in range(STEPS)])
 
 
-def test_a_training_that_is_short_of_a_node_waits_for_it_and_begins_when_it_joins(story: Story) -> None:
+def test_a_training_that_is_short_of_a_cpu_starts_no_worker_and_begins_when_it_is_free(story: Story) -> None:
     assert story.idle == 0
+    assert story.early == []  # gang scheduling: there was room for one of the two
     assert starts(story.run)[0] == 0
 
 

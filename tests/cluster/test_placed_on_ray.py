@@ -68,8 +68,8 @@ DRIVER = """
         stage = {node["NodeID"]: node["Labels"].get("magdi-stage", "head") for node in ray.nodes()}
         actors = list_actors(limit=500, raise_on_missing_output=False)
         found = {}
-        for name in ("DebateOperator", "EngineReplica", "RayTrainWorker"):
-            found[name] = [stage[a.node_id] for a in actors if a.node_id and name in f"{a.class_name}{a.name}"]
+        for name in ("DebateOperator", "ServeReplica", "RayTrainWorker"):
+            found[name] = [stage[a.node_id] for a in actors if a.node_id and name in a.class_name]
         wrong = parse_config(json.loads(sys.argv[1].replace('"magdi-stage": "debate"', '"magdi-stage": "debat"')), "config")
         try:
             check_placement(wrong, ["student"])
@@ -94,10 +94,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
 def test_debate_workers_replicas_and_training_workers_run_on_the_node_with_their_label(found: dict[str, list[str]]) -> None:
     assert set(found["DebateOperator"]) == {"debate"}
-    assert found["EngineReplica"] == ["debate", "debate"]
+    assert found["ServeReplica"] == ["debate", "debate"]
     assert found["RayTrainWorker"] == ["debate", "debate"]
 
 
 def test_a_label_that_no_node_has_is_refused_with_the_labels_there_are(found: dict[str, str]) -> None:
-    assert "labelled magdi-stage=debat; no such node is there." in found["refused"]
+    assert "labelled magdi-stage=debat, all on one node; no such node is there." in found["refused"]
     assert "Nodes have magdi-stage=debate." in found["refused"]

@@ -225,9 +225,9 @@ class TestOnRayData:
     def test_recipes_that_read_alike_share_their_tokens_and_others_do_not(self, bench: Workbench, tmp_path: Path) -> None:
         self.write(tmp_path)
         made = tokenise_graphs(self.job(bench, tmp_path, "level3"))
-        when = (made / MARKER).stat().st_mtime_ns
+        when = (Path(made) / MARKER).stat().st_mtime_ns
         assert tokenise_graphs(self.job(bench, tmp_path, "level4", seed=8)) == made
-        assert (made / MARKER).stat().st_mtime_ns == when
+        assert (Path(made) / MARKER).stat().st_mtime_ns == when
         for changes in ({"recipe": "level2"}, {"dev": DevConfig()}, {"inputs": {"graphs": "h"}}):
             assert tokenise_graphs(self.job(bench, tmp_path, **changes)) != made
 
