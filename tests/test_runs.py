@@ -26,6 +26,12 @@ def config() -> RunConfig:
     return load_config(ROOT / "configs" / "tiny.yaml")
 
 
+@pytest.fixture(autouse=True)
+def _uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that is lost in here ends no process of the tests'; that it does is tested in one of its own."""
+    monkeypatch.setattr("magdi_ray.runs._interrupt", lambda: None)
+
+
 @pytest.fixture
 def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Where a run may be; a URL, of which every machine makes copies."""
