@@ -21,12 +21,18 @@ const report = {};
   const svg = (name, attributes, ...children) => fill(document.createElementNS(SVG, name), attributes, children);
 
   const tip = document.getElementById("tip");
+  let told = null;
 
   /** Show lines of text beside a point of the window, or beside an element. */
   function showTip(lines, at) {
     tip.replaceChildren(...lines.map((line, i) => el(i ? "div" : "strong", {}, line)));
-    tip.hidden = false;
+    tip.hidden = false; // it has no size to place it by while it is hidden
+    place(at);
+  }
+  function place(at) {
+    told = at;
     const box = at instanceof Element ? at.getBoundingClientRect() : null;
+    tip.hidden = box !== null && (box.bottom < 0 || box.top > window.innerHeight);
     const x = box ? box.left + box.width / 2 : at.clientX;
     const y = box ? box.bottom : at.clientY + 8;
     const left = Math.max(8, Math.min(x + 12, document.documentElement.clientWidth - tip.offsetWidth - 8));
@@ -36,11 +42,14 @@ const report = {};
   }
   const hideTip = () => {
     tip.hidden = true;
+    told = null;
   };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip();
   });
-  document.addEventListener("scroll", hideTip, { passive: true });
+  // The keyboard scrolls to what it focuses: the figures of that stay beside it.
+  const followTip = () => (told !== null && told === document.activeElement ? place(told) : hideTip());
+  document.addEventListener("scroll", followTip, { passive: true });
 
   /** Attributes of a mark that tells its figures on hover and on focus. */
   const telling = (lines) => ({
