@@ -26,16 +26,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from magdi_ray.looks import SHEETS, sheet
+
 CHUNK = 100
 """Questions a block: what is inflated to look at one of them."""
 
-STYLES = ("theme.css", "base.css", "tables.css", "plots.css", "viewer.css")
+STYLES = ("base.css", "tables.css", "plots.css", "viewer.css")
 SCRIPTS = (
     *("dom.js", "format.js", "plot.js", "labels.js", "table.js", "headline.js", "frontier.js", "scores.js", "differences.js"),
     *("lines.js", "curves.js", "rounds.js", "influence.js", "calibration.js", "cost.js"),
     *("questions.js", "finder.js", "graph.js", "reading.js", "viewer.js", "main.js"),
 )
-"""In the order in which they need each other."""
+"""In the order in which they need each other; behind what all pages share (`looks`)."""
 
 INDEXED = ("id", "text", "set", "kinds", "gold")
 
@@ -51,7 +53,7 @@ def write_page(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     pages = _Blocks(data, questions)
-    styles, scripts = _joined(STYLES), _joined(SCRIPTS)
+    styles, scripts = "\n".join([*map(sheet, SHEETS), _joined(STYLES)]), _joined(SCRIPTS)
     pieces = _template().generate(
         title=data.get("title") or "report",
         policy=_policy(styles, scripts),

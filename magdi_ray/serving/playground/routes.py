@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from magdi_ray.errors import MagdiError
+from magdi_ray.looks import SHEETS, sheet
 from magdi_ray.serving.door.body import read_request
 from magdi_ray.serving.playground.debates import RunDebates
 from magdi_ray.serving.wire.fields import Body
@@ -23,7 +24,7 @@ from magdi_ray.serving.wire.fields import Body
 logger = logging.getLogger(__name__)
 
 SCRIPTS = ("main.js", "dom.js", "api.js", "ask.js", "votes.js", "finder.js", "debate.js", "theme.js")
-ASSETS = {"theme.css": "text/css", "style.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
+ASSETS = {**dict.fromkeys(SHEETS, "text/css"), "style.css": "text/css", **dict.fromkeys(SCRIPTS, "text/javascript")}
 """Every file the page is made of, beside itself; nothing else of the package can be asked for."""
 
 HEADERS = {
@@ -133,7 +134,8 @@ def _answer(ask: Callable[[], dict[str, Any] | None], id_: str) -> Response:
 
 def _add_assets(router: APIRouter) -> None:
     folder = files(__package__) / "assets"
-    held = {name: (folder / name).read_bytes() for name in ("index.html", *ASSETS)}
+    held = {name: (folder / name).read_bytes() for name in ("index.html", *ASSETS) if name not in SHEETS}
+    held |= {name: sheet(name).encode() for name in SHEETS}
     tags = {name: f'"{hashlib.sha256(content).hexdigest()[:32]}"' for name, content in held.items()}
 
     def send(request: Request, name: str, kind: str) -> Response:
