@@ -10,12 +10,14 @@ import logging
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from magdi_ray.errors import ConfigError
 from magdi_ray.observe.logs import WORKER_HOOK
 from magdi_ray.observe.where import handed_on
 from magdi_ray.placement import GROUP, Fleet, fleet_of
@@ -28,6 +30,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # no weights that a converter on the hub made of a pickle
 }
 """Set for the driver and every worker."""
 
@@ -38,9 +41,13 @@ SERVING = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
 }
 """Set where Serve is there to answer over HTTP: requests go from process to process by gRPC, and wait for no second thread. Two
-seconds are enough for a proxy on the same machine to learn that a front door is being retired."""
+seconds are enough for a proxy on the same machine to learn that a front door is being retired. On a busy machine a proxy needs
+longer to come up than the five seconds after which Serve gives it up."""
+
+SHORTEST = "/tmp"  # noqa: S108 - a directory is made in it under a name nobody knows
 
 COORDINATION = 2
 """Logical CPUs of a local Ray beyond the machine's cores."""
@@ -153,6 +160,31 @@ def serve_over_http(directory: Path) -> None:
         settings["RAY_SERVE_HAPROXY_STATS_PORT"], settings["RAY_SERVE_HAPROXY_METRICS_PORT"] = map(str, free_ports(2))
     for key, value in settings.items():
         os.environ.setdefault(key, value)
+
+
+def socket_directory() -> str:
+    """Where a directory of HAProxy's sockets can be made: below it stand a name of ours (21 characters), the node's (56) and the
+    socket's, and HAProxy takes paths of at most 97. That leaves room for /tmp and little more, whatever TMPDIR says.
+    """
+    own = tempfile.gettempdir()
+    return own if len(own) <= len(SHORTEST) or not os.access(SHORTEST, os.W_OK | os.X_OK) else SHORTEST
+
+
+def check_port(host: str, port: int) -> None:
+    """Check that an address of this machine can be listened at.
+
+    Raises:
+        ConfigError: it cannot: the port is taken, reserved, or the host is none of this machine's.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended hold no port
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"Nobody can listen at {host}:{port}: {error.strerror or error}. Choose another --port or --host, "
+                "or stop what listens there."
+            ) from None
 
 
 def free_ports(count: int) -> list[int]:

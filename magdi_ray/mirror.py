@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from magdi_ray.lease import Holder
-from magdi_ray.storage import cache_directory, collect, deliver, listing, missing_at, read_text, write_atomically, write_text
+from magdi_ray.storage import collect, deliver, listing, missing_at, own_directory, read_text, write_atomically, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Mirror:
     def __init__(self, home: str, allowed: Callable[[], object] = lambda: None) -> None:
         """`allowed` is called before anything is pushed, and raises where another attempt has taken over."""
         self.home, self.allowed = home, allowed
-        (parent := cache_directory() / "runs").mkdir(parents=True, exist_ok=True)
+        parent = own_directory("runs")
         _tidy(parent)
         self.root = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
         (self.root / HOLDER).write_text(json.dumps(asdict(Holder.own())), encoding="utf-8")

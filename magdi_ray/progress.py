@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
 from magdi_ray.observe.logs import speaks_json
+from magdi_ray.observe.screen import Screen
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ QUIET_SECONDS = 60.0
 """Between two lines where there is no terminal."""
 
 
-class Terminal(Console):
+class Terminal(Screen):
     """A terminal, or a log; where lines are collected as JSON, what people would read is a line of JSON too."""
 
     def print(self, *objects: Any, **options: Any) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +40,46 @@ def is_url(place: str) -> bool:
     return "://" in place and not place.startswith("pkg://")
 
 
+def check_run_place(place: str) -> None:
+    """Refuse what can be no run's place.
+
+    Raises:
+        ConfigError: a URL that takes options or lacks a slash.
+    """
+    if is_url(place) and "?" in place:
+        raise ConfigError(
+            f"A run's URL takes no options, found {place!r}. Region and endpoint are set in the environment: AWS_REGION, "
+            "AWS_ENDPOINT_URL (docs/runs.md)."
+        )
+    if lacking := re.match(r"([a-z][a-z0-9]+):/(?!/)", place):
+        raise ConfigError(f"A run's URL is written {lacking[1]}://BUCKET/RUN, found {place!r}. Write it so.")
+
+
+def make_run_directory(directory: Path) -> None:
+    """Make a run's directory, with those above it.
+
+    Raises:
+        RunError: this machine forbids it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{directory} cannot be made: {error.strerror}. Choose another --out directory.") from None
+
+
 def open_storage(where: str) -> tuple[Any, str]:
     """The file system of a place, and the path on it. pyarrow's own where it has one, else fsspec's.
 
     Raises:
-        ConfigError: nobody knows the URL's scheme, or the package that does is not installed.
+        ConfigError: nobody knows the URL's scheme, the package that does is not installed, or the URL holds `..`.
     """
     import pyarrow as pa
     import pyarrow.fs as pafs
 
     if not is_url(where):
         return pafs.LocalFileSystem(), str(Path(where).resolve())
+    if ".." in where.split("/"):
+        raise ConfigError(f"A URL names a place without `..`, found {where!r}. Write the place itself.")
     try:
         filesystem, path = pafs.FileSystem.from_uri(where.replace(" ", "%20"))
         return filesystem, path.rstrip("/")
@@ -106,7 +137,14 @@ def _entries(place: str, *, recursive: bool) -> dict[str, Any]:
             with attempt:
                 forget_listings(filesystem)
                 found = filesystem.get_file_info(FileSelector(root, recursive=recursive, allow_not_found=True))
-    return {_below(info.path, root): info for info in found}
+    entries = {_below(info.path, root): info for info in found}
+    # The keys of a bucket are any text; on a local disk they become paths.
+    if strays := [name for name in entries if ".." in name.split("/") or "\0" in name]:
+        raise RunError(
+            f"{place} holds a file named {strays[0]!r}, which as a path would lie outside of it. Nothing of magdi is named so: "
+            "find out who may write there, and delete it."
+        )
+    return entries
 
 
 @contextmanager
@@ -274,7 +312,7 @@ def fetched(place: str) -> Path:
 @contextmanager
 def alone(name: str, directory: Path | None = None) -> Iterator[None]:
     """No other process of this machine, and no other thread, is in a body of this name. `directory`: of the lock's file."""
-    directory = directory or cache_directory() / "locks"
+    directory = directory or own_directory("locks")
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / f"{name}.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -284,13 +322,12 @@ def alone(name: str, directory: Path | None = None) -> Iterator[None]:
 def copy_of(place: str) -> Path:
     """Where this machine's copy of a URL's files is, or would be."""
     name = place.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return cache_directory() / "copies" / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+    return own_directory("copies") / f"{name}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def adopt(directory: Path, place: str) -> Path:
     """Make a local directory this machine's copy of what lies at a URL; where there is one already, that one stays."""
     target = copy_of(place)
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         directory.rename(target)
     except OSError:
@@ -304,6 +341,30 @@ def cache_directory() -> Path:
     """Where this machine keeps copies of what lies at URLs. It may be deleted whenever nothing runs."""
     chosen = os.environ.get(CACHE, "").strip()
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "magdi"
+
+
+def own_directory(part: str) -> Path:
+    """A part of the cache, made where it is missing, in which nobody else can write: what is found in it is taken for what this
+    user fetched, and its names can be guessed.
+
+    Raises:
+        RunError: it is somebody else's, or everybody may write there.
+    """
+    directory = cache_directory() / part
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        directory.mkdir(mode=0o700)
+    found = directory.stat()
+    owners = {directory.lstat().st_uid, found.st_uid} - {os.geteuid(), 0}
+    if owners or found.st_mode & stat.S_IWOTH:
+        whose = f"it belongs to user {min(owners)}" if owners else "everybody may write there"
+        raise RunError(
+            f"{directory} must be yours alone, but {whose}: another user could put files there that would be taken for copies. "
+            f"Delete it, or name a directory of your own in {CACHE}."
+        )
+    if found.st_mode & stat.S_IWGRP and found.st_uid == os.geteuid():
+        directory.chmod(stat.S_IMODE(found.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+    return directory
 
 
 def _below(path: str, root: str) -> str:

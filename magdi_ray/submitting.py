@@ -37,6 +37,15 @@ SECRET = re.compile(
 )
 """Names of variables whose values nobody else should read."""
 
+SECRET_FILES = (
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", ".pypirc", ".git-credentials", ".htpasswd", "auth_token"),
+    *("service-account*.json", "service_account*.json", "application_default_credentials.json", "credentials.json"),
+    *(".ssh/", ".aws/", ".azure/", ".gcloud/", ".kube/", ".docker/", ".gnupg/"),
+)
+"""Files that usually hold secrets, in the words of .gitignore: what is uploaded can be read by every job of the cluster, for as
+long as it lives."""
+
 NOT_SHARED = ("memory", "file", "local")
 """Schemes of URLs that mean another place on every machine."""
 
@@ -217,7 +226,7 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def submit(client: JobSubmissionClient, job: Submission) -> None:
-    """Upload the working directory, but for what .gitignore and .rayignore name, and submit the job.
+    """Upload the working directory, but for `SECRET_FILES` and what .gitignore and .rayignore name, and submit the job.
 
     Raises:
         RunError: the cluster refuses it, or the directory is too large.
@@ -226,14 +235,14 @@ def submit(client: JobSubmissionClient, job: Submission) -> None:
         client.submit_job(
             entrypoint=job.entrypoint,
             submission_id=job.name,
-            runtime_env={"working_dir": str(job.working_dir), "env_vars": job.env},
+            runtime_env={"working_dir": str(job.working_dir), "excludes": list(SECRET_FILES), "env_vars": job.env},
             entrypoint_num_cpus=job.cpus or None,
             entrypoint_label_selector=job.labels or None,
         )
     except Exception as error:  # Ray raises RuntimeError for what the cluster says, and whatever the upload meets
         raise RunError(
             f"The cluster did not take the job: {_first_line(error)} What is uploaded is {job.working_dir}, without what "
-            "its .gitignore and .rayignore name."
+            "its .gitignore and .rayignore name. Check its size, and the address."
         ) from error
 
 
@@ -258,7 +267,8 @@ def follow(client: JobSubmissionClient, name: str, *, write: Callable[[str], obj
         except Exception as error:  # a proxy, a restarted head, a lost network: each has errors of its own
             if (silent := time.monotonic() - heard) >= LOST_S:
                 raise RunError(
-                    f"The cluster has not answered for {silent:.0f} s: {_first_line(error)} The job may still run."
+                    f"The cluster has not answered for {silent:.0f} s: {_first_line(error)} The job may still run. "
+                    f"Look for it when the cluster answers: ray job logs {name}"
                 ) from error
         time.sleep(LOOK_S)
 

@@ -41,7 +41,7 @@ PURE = (
         "graph",
         "tiny",
     ),
-    *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "templates", "vote", "decide", "store")),
+    *(f"debate/{name}.py" for name in ("transcript", "structured", "reading", "quoting", "templates", "vote", "decide", "store")),
     *(f"agents/{name}.py" for name in ("base", "failures", "estimate", "pacing", "budget", "admission", "metered")),
     *(f"agents/{name}.py" for name in ("store", "index", "segments", "api", "completion", "connection", "wire", "recorded")),
     *(f"debate/{name}.py" for name in ("hold", "books", "plan", "view", "convincing")),

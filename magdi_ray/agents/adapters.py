@@ -229,7 +229,8 @@ def check_tokenizer(name: str, directory: str, *, base: str, tokenizer: Any) -> 
         own = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever its files make transformers raise
         raise ConfigError(
-            f"Adapter {name!r}: its tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
+            f"Adapter {name!r}: its tokenizer in {folder} cannot be read: {type(error).__name__}: {error}. "
+            "Copy the adapter's directory again as a whole."
         ) from None
     parts = {
         "chat template": own.chat_template != tokenizer.chat_template,
@@ -260,9 +261,11 @@ def read_adapter(name: str, directory: str) -> dict[str, LowRank]:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         tensors = load_file(weights_file)
     except Exception as error:  # safetensors raises an error of its own, json and the operating system theirs
-        raise ConfigError(f"Adapter {name!r} cannot be read from {folder}: {type(error).__name__}: {error}") from None
+        raise ConfigError(
+            f"Adapter {name!r} cannot be read from {folder}: {type(error).__name__}: {error}. Copy its directory as a whole."
+        ) from None
     if not isinstance(config, dict):
-        raise ConfigError(f"Adapter {name!r}: {config_file} holds no settings.")
+        raise ConfigError(f"Adapter {name!r}: {config_file} holds no settings. Save the adapter again with PEFT.")
     _check_config(name, config)
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -296,7 +299,8 @@ def _low_rank(name: str, module: str, pair: Mapping[str, torch.Tensor], config: 
     rank = int(_setting(config, "rank_pattern", module, config.get("r", 8)))
     if a.dim() != 2 or b.dim() != 2 or not a.shape[0] == b.shape[1] == rank:
         raise ConfigError(
-            f"Adapter {name!r} states rank {rank} for {module}, found matrices of {tuple(a.shape)} and {tuple(b.shape)}."
+            f"Adapter {name!r} states rank {rank} for {module}, found matrices of {tuple(a.shape)} and {tuple(b.shape)}. "
+            "Save the adapter again with PEFT."
         )
     alpha = float(_setting(config, "alpha_pattern", module, config.get("lora_alpha", 8)))
     return LowRank(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
@@ -319,7 +323,9 @@ def _put(model: Any, present: Present, place: int, module: str, part: LowRank, *
     try:
         layer = model.get_submodule(module)
     except AttributeError:
-        raise ConfigError(f"Adapter {adapter!r} was trained on another base: this model has no layer {module}.") from None
+        raise ConfigError(
+            f"Adapter {adapter!r} was trained on another base: this model has no layer {module}. Name its own base."
+        ) from None
     if isinstance(layer, nn.Linear):
         adapted = AdaptedLinear(layer, present, name=module, reads_ends=layer is _head_of_ends(model))
         parent, _, child = module.rpartition(".")
@@ -332,7 +338,7 @@ def _put(model: Any, present: Present, place: int, module: str, part: LowRank, *
     if (part.b.shape[0], part.a.shape[1]) != (outputs, inputs):
         raise ConfigError(
             f"Adapter {adapter!r} was trained on another base: its share of {module} maps {part.a.shape[1]} to "
-            f"{part.b.shape[0]} numbers, the layer {inputs} to {outputs}."
+            f"{part.b.shape[0]} numbers, the layer {inputs} to {outputs}. Name its own base."
         )
     adapted.put(place, part)
 

@@ -34,3 +34,18 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     else:
         ids = list(tokenizer(text, add_special_tokens=framed)["input_ids"])
     return ids[:-1] if framed and ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode_reply(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a reply, without the token that ends it.
+
+    A special token that the reply spells is text: else a teacher could write the end of a turn, or another speaker's turn, into
+    what a student learns.
+
+    Raises:
+        PromptError: the tokenizer has no way to write a special token's name as text.
+    """
+    reader = literal(tokenizer, [text])
+    if reader is None:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return reader.encode(reader.hide(text), add_special_tokens=False)

@@ -30,6 +30,11 @@ from magdi_ray.agents.failures import (
 )
 from magdi_ray.config.engines import ApiEngine
 
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
+MOST_TOKENS = 2**31
+"""Of one prompt or reply."""
+
 QUOTED = 200
 """Characters of a provider's own message that an error repeats."""
 
@@ -86,7 +91,7 @@ class Failure:
 
     def error(self, attempts: int) -> CallFailed:
         """What is raised when it was the last attempt."""
-        colon = f": {self.told[:QUOTED]}" if self.told else "."
+        colon = f": {_unicode(self.told[:QUOTED])}" if self.told else "."
         return self.cause(f"{self.happened} after {attempts} attempt{'s' if attempts > 1 else ''}{colon}")
 
 
@@ -136,18 +141,18 @@ def read_completion(content: bytes, messages: Sequence[Message], model: str) -> 
         message = choice["message"]
         text = _text(message.get("content"))
         usage = whole.get("usage") or {}
-        tokens_in = int(usage.get("prompt_tokens") or estimate_prompt(messages))
-        written = usage.get("completion_tokens")
-        tokens_out = estimate_tokens(text) if written is None else int(written)
+        tokens_in = _count(usage.get("prompt_tokens") or None, estimate_prompt(messages))
+        tokens_out = _count(usage.get("completion_tokens"), estimate_tokens(text))
         ended, refusal = choice.get("finish_reason"), message.get("refusal")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return Failure(Malformed, "No chat completion but something else", content[:1000].decode(errors="replace"))
     cost = {"tokens_in": tokens_in, "tokens_out": tokens_out}
     if ended == "content_filter" or (refusal and not text):
         return Failure(Refused, "The reply was refused", str(refusal or "content filter"), **cost)
     if (not text or text.isspace()) and ended != "length":  # a model that thought up to its bound would do so again
         return Failure(Empty, "A completion without text", f"finish_reason {ended!r}", **cost)
-    return Completion(text, tokens_in, tokens_out, "length" if ended == "length" else "stop", str(whole.get("model") or model))
+    named = _unicode(str(whole.get("model") or model))
+    return Completion(_unicode(text), tokens_in, tokens_out, "length" if ended == "length" else "stop", named)
 
 
 def read_refusal(status: int, body: object, headers: Mapping[str, str]) -> Failure:
@@ -191,6 +196,17 @@ def _message(body: object) -> str:
             if body.get(name):
                 return _message(body[name])
     return body.strip() if isinstance(body, str) else json.dumps(body)
+
+
+def _count(told: Any, estimate: int) -> int:
+    """What a provider counted; the estimate where it counts none, or says what no reply has (a negative number, 1e30)."""
+    counted = estimate if told is None else int(told)
+    return counted if 0 <= counted <= MOST_TOKENS else estimate
+
+
+def _unicode(text: str) -> str:
+    r"""A text that any file can hold: "\ud800", half of a surrogate pair, is valid JSON and no character."""
+    return HALF_A_PAIR.sub("?", text)
 
 
 def _text(content: object) -> str:

@@ -87,7 +87,7 @@ class RecordedAgent:
             row = RecordedReply.model_validate_json(line)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the line"
+            where = ".".join(map(str, first["loc"]))[:80] or "the line"
             raise EngineError(f"{self._path}, line {number}: {where}: {first['msg']}.") from None
         self._replies.setdefault(conversation_key(row.messages), []).append(row.reply())
 

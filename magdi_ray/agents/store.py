@@ -24,20 +24,25 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential, wait_random
 
 from magdi_ray.agents.base import Engine, Message, Reply, Sampling
 from magdi_ray.agents.budget import Spend
 from magdi_ray.agents.index import Index, Place, Rows, find_records
 from magdi_ray.agents.segments import open_segments
+from magdi_ray.errors import EngineError
 
 if TYPE_CHECKING:
     from magdi_ray.config.engines import Price
+
+KEEPING_S = 30.0
+"""So long is a reply held that cannot be written; whoever asked waits, and asks nothing else."""
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 _SPENT = re.compile(
     rb'\{"key": "[0-9a-f]{32}", "agent": ("(?:[^"\\]|\\.)*"), "run": ("(?:[^"\\]|\\.)*"), '
-    rb'"tokens_in": (\d+), "tokens_out": (\d+), "usd": ([^,]+),'
+    rb'"tokens_in": (\d{1,18}), "tokens_out": (\d{1,18}), "usd": (\d{1,18}(?:\.\d+)?(?:e[+-]\d{1,3})?),'
 )
 
 
@@ -83,9 +88,23 @@ def decode_record(line: bytes) -> tuple[str, Reply]:
             finish_reason=row["finish_reason"],
             model=row["model"],
         )
+        if not _is_sound(reply):
+            raise ValueError(f"not a record: {str(row)[:200]}")
         return row["key"], reply
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a record: {error!r}") from None
+
+
+def _is_sound(reply: Reply) -> bool:
+    """Whether every field is of its kind: a damaged line may be JSON still."""
+    return (
+        isinstance(reply.text, str)
+        and isinstance(reply.model, str)
+        and type(reply.tokens_in) is type(reply.tokens_out) is int
+        and min(reply.tokens_in, reply.tokens_out) >= 0
+        and (reply.confidence is None or 0.0 <= reply.confidence <= 1.0)
+        and reply.finish_reason in ("stop", "length")
+    )
 
 
 @dataclass(slots=True)
@@ -100,6 +119,15 @@ class _Total:
         self.tokens_in += tokens_in
         self.tokens_out += tokens_out
         self.usd += usd
+
+
+def _new_total(agent: bytes, payer: bytes) -> _Total | None:
+    """None where the names of who asked and who pays are damaged."""
+    try:
+        json.loads(agent), json.loads(payer)
+    except ValueError:
+        return None
+    return _Total()
 
 
 class ReplyStore:
@@ -216,10 +244,10 @@ class ReplyStore:
         for start in find_records(data).starts.tolist():
             if head := _SPENT.match(data, start):
                 agent, payer, tokens_in, tokens_out, usd = head.groups()
-                total = self._totals.get((agent, payer))
-                if total is None:
-                    total = self._totals[agent, payer] = _Total()
-                total.add(int(tokens_in), int(tokens_out), float(usd))
+                total = self._totals.get((agent, payer)) or _new_total(agent, payer)
+                if total is not None:
+                    self._totals[agent, payer] = total
+                    total.add(int(tokens_in), int(tokens_out), float(usd))
 
     async def aclose(self) -> None:
         """Write what waits, then let go of everything."""
@@ -229,6 +257,12 @@ class ReplyStore:
     def close(self) -> None:
         """Let go of open files. No `put` may be under way."""
         self._segments.close()
+
+
+def _patiently() -> AsyncRetrying:
+    """Attempts to write, for `KEEPING_S`; the last failure is raised."""
+    wait = wait_exponential(multiplier=0.2, max=5.0) + wait_random(0.0, 0.5)
+    return AsyncRetrying(stop=stop_after_delay(KEEPING_S), wait=wait, retry=retry_if_exception_type(EngineError), reraise=True)
 
 
 class StoredEngine:
@@ -252,7 +286,8 @@ class StoredEngine:
     async def generate(self, messages: Sequence[Message], sampling: Sampling, *, sample: int = 0) -> Reply:
         """The reply that is kept, or a new one, which is kept before it is returned. `sample` tells several replies apart.
 
-        A call that was sent is paid for: it ends, and its reply is kept, even if the one who asked no longer waits.
+        A call that was sent is paid for: it ends, and its reply is kept, even if the one who asked no longer waits, and even if
+        storage fails for a while.
 
         Raises:
             EngineError: the engine's own, which is not kept, or the store's.
@@ -274,7 +309,11 @@ class StoredEngine:
     async def _call(self, key: str, messages: Sequence[Message], sampling: Sampling) -> Reply:
         reply = await self._engine.generate(messages, sampling)
         usd = self._price.usd(reply.tokens_in, reply.tokens_out) if self._price else 0.0
-        await self._store.put(key, reply, agent=self._agent, usd=usd)
+        keep = partial(self._store.put, key, reply, agent=self._agent, usd=usd)
+        try:
+            await keep()
+        except EngineError:  # it is paid for: storage that is full or away may be there again in a moment
+            await _patiently()(keep)
         return reply
 
     def _landed(self, key: str, flight: asyncio.Task[Reply]) -> None:

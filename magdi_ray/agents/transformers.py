@@ -147,7 +147,7 @@ def read_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         raise PromptError("A reply needs at least one message, found none.")
     try:
         ids = encode_prompt(tokenizer, messages)
-    except (TemplateError, ValueError) as error:
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError) as error:  # a template is a program
         roles = ", ".join(message.role for message in messages)
         raise PromptError(f"The model's chat template refuses a conversation of roles [{roles}]: {error}") from None
     if not ids:
@@ -297,11 +297,30 @@ def load_model(name: str, *, dtype: str = "float32") -> tuple[Any, Any]:
     if adapter is not None:
         from peft import PeftModel
 
+        _check_hub_adapter(adapter)
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise EngineError(f"{Path(name).name}: the tokenizer knows {len(tokenizer)} tokens, the model embeds only {rows}.")
     return model, tokenizer
+
+
+def _check_hub_adapter(adapter: str) -> None:
+    """PEFT would take a hub's `adapter_model.bin`, a pickle, where there is nothing else. Directories were checked before."""
+    if Path(adapter).is_dir():
+        return
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(adapter, "adapter_model.safetensors")
+    except LocalEntryNotFoundError:
+        raise  # nobody could be asked
+    except EntryNotFoundError:
+        raise ConfigError(
+            f"The adapter {adapter} has no adapter_model.safetensors, and other formats can run code when they are loaded. "
+            "Convert it where you trust it, and name its directory."
+        ) from None
 
 
 def load_tokenizer(name: str) -> Any:

@@ -71,7 +71,9 @@ def vllm_application(spec: PoolSpec) -> serve.Application:
     try:
         server = build_llm_deployment(LLMConfig(**settings), override_serve_options=placed(spec.place))
     except ValueError as error:
-        raise ConfigError(f"vLLM cannot serve {engine.model!r}: {error}") from None
+        raise ConfigError(
+            f"vLLM cannot serve {engine.model!r}: {error}. Check engine_kwargs and the model, or take type: transformers."
+        ) from None
     door = serve.deployment(VllmDoor).options(
         name="engine",
         ray_actor_options={"num_cpus": 0, **remote_options(Place(labels=spec.place.labels))},

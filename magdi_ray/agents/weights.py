@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from importlib.resources import files
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from magdi_ray.errors import ConfigError
@@ -36,16 +37,23 @@ def resolve_model(name: str) -> str:
     if not name.startswith(PACKAGE_SCHEME):
         return name
     package, _, path = name.removeprefix(PACKAGE_SCHEME).partition("/")
-    if not package.isidentifier() or not path or ".." in PurePosixPath(path).parts:
-        raise ConfigError(f"What is shipped with a package is written pkg://package/path, found {name!r}.")
-    try:
-        root = files(package)
-    except ModuleNotFoundError:
-        raise ConfigError(f"{name}: package {package!r} is not installed here.") from None
-    found = Path(str(root.joinpath(path)))
+    if not package.isidentifier() or not path or not {"..", "/"}.isdisjoint(PurePosixPath(path).parts):
+        raise ConfigError(f"What is shipped with a package is written pkg://package/path, found {name!r}. Write it so.")
+    root = next(iter(_directories(package)), None)
+    if root is None:
+        raise ConfigError(f"{name}: package {package!r} is not installed here. Install it, or name a directory.")
+    found = Path(root) / path
     if not found.exists():
-        raise ConfigError(f"{name}: package {package!r} holds no {path!r}.")
+        raise ConfigError(f"{name}: package {package!r} holds no {path!r}. Check the path.")
     return str(found)
+
+
+def _directories(package: str) -> list[str]:
+    """Where an installed package's files are. The package is not imported, which would run it: an adapter may name any."""
+    with suppress(ValueError):
+        spec = find_spec(package)
+        return list(spec.submodule_search_locations or ()) if spec else []
+    return []
 
 
 def split_adapter(name: str) -> tuple[str, str | None]:
@@ -56,7 +64,7 @@ def split_adapter(name: str) -> tuple[str, str | None]:
     """
     base, *adapters = [name] if Path(name).exists() else BASE_AND_ADAPTER.split(name)
     if not base or len(adapters) > 1 or "" in adapters:
-        raise ConfigError(f"A model is named `base` or `base:adapter`, found {name!r}.")
+        raise ConfigError(f"A model is named `base` or `base:adapter`, found {name!r}. Write it so.")
     return base, adapters[0] if adapters else None
 
 
@@ -96,9 +104,11 @@ def adapter_base(directory: str | Path) -> str:
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{file} cannot be read as a PEFT adapter's configuration: {error}") from None
+        raise ConfigError(
+            f"{file} cannot be read as a PEFT adapter's configuration: {error}. Save the adapter again with PEFT."
+        ) from None
     if not isinstance(base, str) or not base:
-        raise ConfigError(f"{file} names no base model (base_model_name_or_path is {base!r}).")
+        raise ConfigError(f"{file} names no base model (base_model_name_or_path is {base!r}). Write its base's path there.")
     return base
 
 
@@ -124,7 +134,10 @@ def check_model_directory(name: str) -> None:
         check_model_directory(adapter_base(directory))
         return
     if not (directory / "config.json").is_file():
-        raise ConfigError(f"{directory} is no model directory: it holds neither config.json nor adapter_config.json.")
+        raise ConfigError(
+            f"{directory} is no model directory: it holds neither config.json nor adapter_config.json. Name the directory that "
+            "`save_pretrained` wrote."
+        )
     _check_weights(directory, "model")
     if not has_tokenizer(directory):
         raise ConfigError(f"{directory} holds no tokenizer: one of {', '.join(TOKENIZER_FILES)} is required.")
@@ -138,7 +151,7 @@ def _check_adapter(name: str) -> None:
             return
         raise ConfigError(f"No adapter directory at {name!r}. Name a directory, pkg://package/path or a hub name (org/adapter).")
     if not is_adapter(directory):
-        raise ConfigError(f"{directory} holds no adapter_config.json: it is no PEFT adapter.")
+        raise ConfigError(f"{directory} holds no adapter_config.json: it is no PEFT adapter. Name the directory of one.")
     _check_weights(directory, "adapter_model")
 
 
@@ -156,8 +169,15 @@ def _check_weights(directory: Path, stem: str) -> None:
         raise ConfigError(f"{directory} holds no weights: {stem}.safetensors (or its shards and their index) is required.")
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{index} cannot be read as an index of weight shards: {error!r}") from None
+        if strays := [shard for shard in shards if Path(shard).name != shard]:
+            raise ValueError(f"{strays[0]!r} is no file beside it")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{index} cannot be read as an index of weight shards: {error!r}. Copy or download the model again."
+        ) from None
     missing = sorted(shard for shard in shards if not (directory / shard).is_file())
     if missing:
-        raise ConfigError(f"{directory} lacks {len(missing)} of {len(shards)} weight shards, the first is {missing[0]}.")
+        raise ConfigError(
+            f"{directory} lacks {len(missing)} of {len(shards)} weight shards, the first is {missing[0]}. "
+            "Copy or download the model again."
+        )

@@ -16,6 +16,15 @@ UNQUOTED = "unquoted"
 """Kind of a mistake whose value must not be quoted."""
 
 
+def no_foreign_code(value: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments, which must not let it run the code that comes with a model: nothing here ever does."""
+    if value.get("trust_remote_code"):
+        raise PydanticCustomError(
+            UNQUOTED, "cannot hold trust_remote_code: code that comes with a model is never run. Take a model without such code"
+        )
+    return value
+
+
 def plain_shape(engine: Section) -> dict[str, Any]:
     """Shaping settings that differ from their defaults, so that a field added later leaves earlier replies as they are."""
     return {
@@ -178,6 +187,11 @@ class VllmEngine(Section):
     engine_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of vLLM's engine, under its own names; they count as shaping replies (quantization does)."""
     system_prompt: str | None = None
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _no_foreign_code(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return no_foreign_code(value)
 
     def files(self) -> tuple[str, ...]:
         """What local files it reads; they count by their content."""

@@ -9,7 +9,7 @@ from pydantic import field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from magdi_ray.config.base import Section, operational
-from magdi_ray.config.engines import UNQUOTED
+from magdi_ray.config.engines import UNQUOTED, no_foreign_code
 from magdi_ray.config.resources import ServingResources
 from magdi_ray.config.sections import DebateConfig, Name
 
@@ -99,6 +99,11 @@ class Endpoint(Section):
         if value is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", value):
             raise PydanticCustomError(UNQUOTED, "names an environment variable (capitals, digits, _), never a key itself")
         return value
+
+    @field_validator("engine_kwargs")
+    @classmethod
+    def _no_foreign_code(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return no_foreign_code(value)
 
     @model_validator(mode="after")
     def _arguments_have_an_engine(self) -> Endpoint:

@@ -20,6 +20,7 @@ from magdi_ray.agents.base import Message
 from magdi_ray.config.protocols import MAJORITY, Decision
 from magdi_ray.debate.decide import JUDGE, debaters
 from magdi_ray.debate.discussion import Discussion
+from magdi_ray.debate.quoting import shortened
 from magdi_ray.debate.templates import Templates, user_message, views
 from magdi_ray.debate.transcript import Ask, Debate
 from magdi_ray.tasks.base import Task
@@ -75,7 +76,7 @@ class Society(Discussion):
         for round_ in range(debate.rounds):
             own = [turn.text for turn in debate.turns if (turn.agent, turn.round) == (agent, round_)]
             if own[0].strip():
-                chat += [self._message(debate, agent, round_), Message("assistant", own[0])]
+                chat += [self._message(debate, agent, round_), Message("assistant", shortened(own[0]))]
         chat.append(self._message(debate, agent, debate.rounds))
         return Ask(agent, debate.rounds, tuple(chat), self._heard(debate, debate.rounds))
 

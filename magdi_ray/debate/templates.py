@@ -16,6 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict
 
 from magdi_ray.agents.base import Message
+from magdi_ray.debate.quoting import fenced, one_line, quoted
 from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate
 from magdi_ray.tasks.base import Question, Task
@@ -29,14 +30,14 @@ class Templates(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One agent's reply as another agent is shown it."""
+    """One agent's reply as another agent is shown it: word for word, but for what would pass for the prompt's own (`quoting`)."""
 
     number: int
     """1-based place of the agent among those that debate."""
     own: bool
     """The agent that is asked gave this reply itself."""
     text: str
-    """The whole reply."""
+    """The whole reply; it holds no three backticks in a row, which may stand around it."""
     reasoning: str
     """The reply without its answer and confidence statements."""
     answer: str
@@ -77,9 +78,9 @@ def views(
         View(
             number=table.index(turn.agent) + 1,
             own=turn.agent == reader,
-            text=turn.text,
-            reasoning=reasoning_of(task, turn.text),
-            answer=turn.answer or "",
+            text=fenced(turn.text),
+            reasoning=quoted(reasoning_of(task, turn.text)),
+            answer=one_line(turn.answer or ""),
             confidence=turn.confidence,
         )
         for turn in (debate.turns[position] for position in positions)

@@ -74,7 +74,7 @@ def plan_steps(sizes: Sequence[GraphSize], config: TrainConfig, *, seed: int) ->
     if not any(size.supervised for size in sizes):
         raise ConfigError(
             "There is nothing to train on: no graph holds a usable reply. `magdi graph stats RUN` shows what they hold; what the "
-            "recipe left out, and why, stands in tokens.json under the run's tokens/."
+            "recipe left out, and why, stands in tokens.json under the run's tokens/. Choose other nodes or labels."
         )
     steps: list[Step] = []
     taken: list[int] = []

@@ -30,11 +30,14 @@ from magdi_ray.errors import ConfigError, GraphError
 def load_tokenizer(model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; it must know how to end a sequence."""
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(model))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_model(model), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"The student {model!r} has no usable tokenizer: {error}. Save one beside its weights.") from None
     if tokenizer.eos_token_id is None:
-        raise ConfigError(f"The tokenizer of {model!r} has no end-of-sequence token; without one a student never learns to stop.")
+        raise ConfigError(
+            f"The tokenizer of {model!r} has no end-of-sequence token; without one a student never learns to stop. "
+            "Set its eos_token and save it again."
+        )
     return tokenizer
 
 
@@ -67,7 +70,9 @@ def load_student(config: StudentConfig, model: str, *, train: TrainConfig | None
     dtype = torch.bfloat16 if train and train.bf16 else torch.float32
     tuning = config.tuning
     options = four_bits(tuning, dtype) if isinstance(tuning, QloraTuning) else {}
-    loaded = AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=dtype, use_safetensors=True, **options)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        resolve_model(model), dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+    )
     if train and train.gradient_checkpointing:
         loaded.gradient_checkpointing_enable()
         loaded.enable_input_require_grads()
@@ -108,7 +113,7 @@ def add_lora(model: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> Any:
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)})
         raise ConfigError(
-            f"LoRA target_modules {targets} do not fit the student: {error} Its linear modules: {linear}."
+            f"LoRA target_modules {targets} do not fit the student: {error} Name some of its linear modules: {linear}."
         ) from None
 
 

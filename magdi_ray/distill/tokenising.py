@@ -106,7 +106,7 @@ def _name(job: Job, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def longest(job: Job) -> int:
     """Tokens a node may have: `student.max_length`, or the context the student's positions are made for where that is shorter."""
-    config = AutoConfig.from_pretrained(resolve_model(job.model)).get_text_config()
+    config = AutoConfig.from_pretrained(resolve_model(job.model), trust_remote_code=False).get_text_config()
     return min(job.student.max_length, getattr(config, "max_position_embeddings", None) or job.student.max_length)
 
 
@@ -140,7 +140,10 @@ def _make(job: Job, tokenizer: PreTrainedTokenizerBase, place: str) -> None:
         indices.append(row["index"])
     if dev and facts.dev is not None and not facts.dev.nodes:
         left_out = {**facts.dev.skipped_graphs, **facts.dev.skipped_nodes}
-        raise ConfigError(f"Nothing can be measured on: none of the {len(dev)} dev graphs holds a usable reply ({left_out}).")
+        raise ConfigError(
+            f"Nothing can be measured on: none of the {len(dev)} dev graphs holds a usable reply ({left_out}). Hold out more of "
+            "them (distil.dev.graphs), or leave distil.dev out."
+        )
     index = pa.Table.from_batches([pa.RecordBatch.from_struct_array(held) for held in indices], schema=INDEX)
     commit(place, index, facts)
 

@@ -14,6 +14,7 @@ Of a node, in `skipped_nodes`:
     empty reply                                 neither reasoning nor an answer in it
     no reasoning left to teach                  an answer alone, or nothing but agreement with others
     longer than max_length N                    prompt and reply together; a reply is never cut: it would lose its answer
+    spells a special token                      which this tokenizer cannot read as text; others can, and do
 
 What is kept, but teaches less than a person might expect, is counted in `notes`:
 
@@ -34,8 +35,8 @@ from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from magdi_ray.agents.base import Message
-from magdi_ray.agents.chat import encode_prompt
+from magdi_ray.agents.base import Message, PromptError
+from magdi_ray.agents.chat import encode_prompt, encode_reply
 from magdi_ray.config.recipes import Contrast, Interaction, NodeSelection, Preference, RecipeConfig
 from magdi_ray.distill.labels import LeftOut, disagreed, relabel
 from magdi_ray.graph.schema import Mag, Node
@@ -231,7 +232,10 @@ class _Reader:
         return LeftOut("no reasoning left to teach") if text is None else self._encode(text, prompt)
 
     def _encode(self, text: str, prompt: int) -> tuple[int, ...] | LeftOut:
-        ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
+        try:
+            ids = (*encode_reply(self.tokenizer, text), self.tokenizer.eos_token_id)
+        except PromptError:
+            return LeftOut("spells a special token")
         return LeftOut(f"longer than max_length {self.max_length}") if prompt + len(ids) > self.max_length else ids
 
     def _prompt(self, mag: Mag) -> tuple[int, ...]:

@@ -94,6 +94,7 @@ class RayCheckpoints:
 
         directory = self.scratch
         shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)  # fails where another user has one of that name, who could put links into it
         try:
             save_state(engine, directory, state)
             ray.train.report(

@@ -73,7 +73,7 @@ class Units:
         if names <= {"contrast", "preference"} and not any(size.pairs for size in self.sizes):
             raise ConfigError(
                 f"There is nothing to train on: {' and '.join(sorted(names))} compare correct with incorrect replies, but no "
-                "graph holds both. `magdi graph stats RUN` shows what they hold."
+                "graph holds both. `magdi graph stats RUN` shows what they hold. Choose a recipe without them."
             )
 
     def batch(self, indices: Sequence[int]) -> GraphBatch:

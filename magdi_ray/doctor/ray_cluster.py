@@ -220,7 +220,7 @@ def _ask_dashboard(base: str, environment: Mapping[str, str]) -> Iterator[Findin
     headers = {"Authorization": f"Bearer {token.value}"} if sends and isinstance(token, Token) else {}
     request = urllib.request.Request(f"{base}/api/version", headers=headers)  # noqa: S310 - http or https, see `check_cluster`
     try:
-        with urllib.request.urlopen(request, timeout=8.0) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=8.0) as answer:  # noqa: S310 - the same
             told = json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -62,7 +62,7 @@ def harness_options(tasks: str, **settings: Any) -> HarnessOptions:
         return HarnessOptions(tasks=names, **settings | {"batch_size": size if size == "auto" else int(size)})
     except ValidationError as error:
         lines = "; ".join(f"{e['loc'][0]}: {e['msg']}, found {e['input']!r}" for e in error.errors(include_url=False))
-        raise ConfigError(f"--lm-eval cannot be run with these options: {lines}.") from None
+        raise ConfigError(f"--lm-eval cannot be run with these options: {lines}. Correct them.") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class LocalStudent:
 
         adapter = {"peft": self.adapter} if self.adapter else {}
         place = {"device": "cuda" if torch.cuda.is_available() else "cpu", "batch_size": options.batch_size}
-        weights = {"dtype": self.dtype, "use_safetensors": True}
+        weights = {"dtype": self.dtype, "use_safetensors": True, "trust_remote_code": False}
         return "hf", {"pretrained": self.base, **adapter, "tokenizer": self.tokenizer, **weights, **place}
 
 
@@ -119,8 +119,11 @@ def check_target(options: HarnessOptions, tasks: Mapping[str, Any], target: Targ
     if isinstance(target, LocalStudent):
         from transformers import AutoTokenizer
 
-        if options.apply_chat_template and not AutoTokenizer.from_pretrained(target.tokenizer).chat_template:
-            raise ConfigError(f"{target.name} has no chat template to apply: {target.tokenizer} brings none.")
+        tokenizer = target.tokenizer
+        if options.apply_chat_template and not AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False).chat_template:
+            raise ConfigError(
+                f"{target.name} has no chat template to apply: {target.tokenizer} brings none. Leave out --chat-template."
+            )
         return
     if options.batch_size == "auto":
         raise ConfigError("An endpoint has no batch size to find: give --batch-size the number of requests under way.")
@@ -148,7 +151,9 @@ def find_endpoint(url: str, model: str | None = None) -> Endpoint:
         try:
             client.chat.completions.create(model=served, messages=[{"role": "user", "content": "hi"}], max_tokens=1)
         except OpenAIError as error:
-            raise ConfigError(f"{served!r} at {base} does not answer: {error}. Nothing was asked.") from None
+            raise ConfigError(
+                f"{served!r} at {base} does not answer: {error}. Nothing was asked. Check --endpoint and --model."
+            ) from None
     return Endpoint(base, served)
 
 
@@ -197,7 +202,9 @@ def task_manager(include_path: Path | None = None) -> Any:
     try:
         return TaskManager(include_path=include_path)
     except Exception as error:  # a task file may run code of its own
-        raise ConfigError(f"The task files in {include_path} cannot be read: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"The task files in {include_path} cannot be read: {type(error).__name__}: {error}. Mend them."
+        ) from error
 
 
 def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
@@ -209,7 +216,9 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
     if unknown := [name for name in names if name not in manager.task_index]:
         near = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`lm-eval ls tasks` lists them all."
-        raise ConfigError(f"The lm-evaluation-harness has no task {unknown[0]!r}. {hint} Task files of your own: --include-path.")
+        raise ConfigError(
+            f"The lm-evaluation-harness has no task {unknown[0]!r}. {hint} Name task files of your own with --include-path."
+        )
     items: list[Any] = []
     name = names[0]
     try:
@@ -218,12 +227,14 @@ def load_tasks(manager: Any, names: Sequence[str]) -> Asked:
         name = listed(names)
         tasks = manager.load(items)["tasks"]
     except Exception as error:  # whatever the hub, the network or a task's own code raises
-        raise ConfigError(f"The questions of {name} could not be loaded: {_why(error)}") from error
+        raise ConfigError(
+            f"The questions of {name} could not be loaded: {_why(error)} Nothing was asked; try again when that is mended."
+        ) from error
     for name, task in tasks.items():
         if getattr(task, "UNSAFE_CODE", False):
-            raise ConfigError(f"{name} would run code that the model writes. Such tasks are not run here.")
+            raise ConfigError(f"{name} would run code that the model writes. Such tasks are not run here. Leave it out.")
         if getattr(task, "MULTIMODAL", False):
-            raise ConfigError(f"{name} asks about images or sound; the students read text.")
+            raise ConfigError(f"{name} asks about images or sound; the students read text. Leave it out.")
     return Asked(manager, items, tasks)
 
 
@@ -241,7 +252,7 @@ def _why(error: BaseException) -> str:
             f"they are on the Hugging Face hub, which cannot be reached ({error}), and are not on this machine yet. Check the "
             "connection, or load them once where there is one and bring the hub's cache along (HF_HOME)."
         )
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}. Check the task's data, and which version of the harness it is for."
 
 
 def run_harness(

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from magdi_ray.errors import ConfigError
+from magdi_ray.observe.plain import one_entry
 from magdi_ray.observe.where import here, named, settle
 
 VARIABLE = "MAGDI_LOG"
@@ -62,7 +63,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
         record.where = str(here())
-        return super().format(record)
+        return one_entry(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from typing import Any, TextIO
 
@@ -82,6 +85,15 @@ class Visit:
             logger.info("%s", self.line())
 
 
+class LogFile(WatchedFileHandler):
+    """Appends to a file that, where it is new, only owner and group may read: with `log_prompts` it holds what people asked."""
+
+    def _open(self) -> TextIOWrapper:
+        with suppress(OSError):  # what is wrong is told by the opening itself
+            os.close(os.open(self.baseFilename, os.O_CREAT | os.O_WRONLY, 0o640))
+        return super()._open()
+
+
 def open_log(target: TextIO | str | None = None) -> None:
     """Have the lines written to a stream or appended to a file, by default to standard error, and nowhere else.
 
@@ -89,7 +101,7 @@ def open_log(target: TextIO | str | None = None) -> None:
     """
     if logger.handlers:
         return
-    handler = WatchedFileHandler(target) if isinstance(target, str) else logging.StreamHandler(target)
+    handler = LogFile(target) if isinstance(target, str) else logging.StreamHandler(target)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

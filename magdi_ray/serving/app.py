@@ -20,11 +20,12 @@ from ray.serve.handle import DeploymentHandle
 
 from magdi_ray.agents.pool import copies, retire_engines, wait_until_running
 from magdi_ray.agents.weights import base_and_adapter, check_model_directory, resolve_model
+from magdi_ray.cluster import root_cause
 from magdi_ray.config.engines import TransformersEngine, located_model, model_files
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.resources import Place
 from magdi_ray.config.serving import StudentArgs
-from magdi_ray.errors import ConfigError
+from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.placement import remote_options
 from magdi_ray.runs import file_hash
 from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS
@@ -189,6 +190,7 @@ def start_http(host: str, port: int) -> None:
 
     Raises:
         ConfigError: Serve is busy with other applications on this cluster.
+        EngineError: the port did not open.
     """
     running = set(serve.status().applications)
     if APPLICATION in running:
@@ -196,7 +198,12 @@ def start_http(host: str, port: int) -> None:
     if others := sorted(running):
         raise ConfigError(f"Ray Serve already runs {', '.join(others)} here. Retire them, or serve on another cluster.")
     serve.shutdown()
-    serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+    except RayError as error:
+        raise EngineError(
+            f"Ray Serve did not open {host}:{port}: {root_cause(error)} Look whether the machine is overloaded, and try again."
+        ) from error
 
 
 def deploy(args: StudentArgs, *, timeout_s: float = 1800.0) -> None:

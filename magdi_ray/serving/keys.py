@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -184,6 +185,8 @@ class KeyRing:
         if self._file is None:
             return self._fixed
         try:
+            if os.stat(self._file).st_mode & stat.S_IWOTH:
+                raise ConfigError(f"{self._file}: everybody on this machine may write to it and add a key: chmod o-w FILE")
             text = self._file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"

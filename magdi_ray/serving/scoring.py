@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import ContextLengthError, PromptError
+from magdi_ray.agents.chat import encode_reply
 from magdi_ray.config.recipes import Contrast, Interaction
 from magdi_ray.distill.batch import GraphBatch, collate
 from magdi_ray.distill.head import NodeLogps
@@ -69,7 +70,7 @@ class Judge:
             return self._judge(batch, tokens=len(node.reply_ids))
 
     def _node(self, prompt_ids: Sequence[int], reply: str) -> NodeTokens:
-        ids = (*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id)
+        ids = (*encode_reply(self._tokenizer, reply), self._tokenizer.eos_token_id)
         if self._context_length is not None and len(prompt_ids) + len(ids) > self._context_length:
             raise ContextLengthError(
                 f"The prompt's {len(prompt_ids)} tokens and the reply's {len(ids)} (its end included) exceed the "

@@ -16,6 +16,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from magdi_ray.agents.base import ContextLengthError, PromptError
+from magdi_ray.agents.chat import encode_reply
 from magdi_ray.agents.choosing import Row
 from magdi_ray.agents.pool import PoolSpec, copies
 from magdi_ray.agents.prompting import PromptReader
@@ -56,7 +57,8 @@ def vllm_server(args: StudentArgs) -> serve.Application:
     check_vllm()
     if "lora_modules" in args.engine_kwargs:
         raise ConfigError(
-            "Adapters are named under adapters, by which clients ask for them, and not under engine_kwargs.lora_modules."
+            "Adapters are named under adapters, by which clients ask for them, and not under engine_kwargs.lora_modules. "
+            "Move them there."
         )
     from ray.serve.llm import LLMConfig, build_llm_deployment
 
@@ -70,7 +72,9 @@ def vllm_server(args: StudentArgs) -> serve.Application:
             LLMConfig(**settings), override_serve_options=server_options(args), deployment_cls=warm_server()
         )
     except ValueError as error:
-        raise ConfigError(f"vLLM cannot serve {args.model!r}: {error}") from None
+        raise ConfigError(
+            f"vLLM cannot serve {args.model!r}: {error}. Check engine_kwargs and the model, or take engine: transformers."
+        ) from None
 
 
 def warm_server() -> type:
@@ -211,7 +215,7 @@ class VllmCopies(Copies):
     async def score(self, prompt: Prompt, reply: str, adapter: str | None) -> Scores:
         """See `Backend`. vLLM knows nothing of the heads a student was taught with, so it tells the log-probability only."""
         ids = await self._reader.read(prompt)
-        tokens = [*self._tokenizer(reply, add_special_tokens=False)["input_ids"], self._tokenizer.eos_token_id]
+        tokens = [*encode_reply(self._tokenizer, reply), self._tokenizer.eos_token_id]
         # vLLM has to write a token to read the others.
         if self._context_length is not None and len(ids) + len(tokens) >= self._context_length:
             raise ContextLengthError(

@@ -173,7 +173,7 @@ def _reply(directory: Path, prompts: Sequence[str], seed: int) -> list[Reply]:
 def load(directory: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A model, as float32 and ready to answer, and its tokenizer."""
     model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    return model, AutoTokenizer.from_pretrained(directory)
+    return model, AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _save(directory: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

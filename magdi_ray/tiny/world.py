@@ -165,9 +165,9 @@ def questions(split: Split, count: int, *, seed: int = 0) -> list[Question]:
 def problems(split: Split, count: int, *, seed: int = 0, skills: Mapping[Skill, float] = UNIFORM) -> list[tuple[Question, Story]]:
     """As `questions`, each with its story; `skills` makes some skills rare."""
     if split not in SPLITS:
-        raise TaskError(f"the tiny world has the splits {', '.join(SPLITS)}, not {split!r}")
+        raise TaskError(f"the tiny world has the splits {', '.join(SPLITS)}, not {split!r}. Name one of them.")
     if count < 0:
-        raise TaskError(f"a number of questions is needed, 0 or more, not {count}")
+        raise TaskError(f"a number of questions is needed, 0 or more, not {count}. Give such a number.")
     found: dict[str, Story] = {}
     for story in stories(split, seed=seed, skills=skills):
         if len(found) == count:

@@ -133,7 +133,7 @@ def load_merged(base: str, adapter: Path, dtype: Dtype) -> Any:
     disable_progress_bar()
 
     try:
-        config = AutoConfig.from_pretrained(resolve_model(base))
+        config = AutoConfig.from_pretrained(resolve_model(base), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise EngineError(f"The base model {base!r} cannot be read: {error}") from None
     if getattr(config, "quantization_config", None):
@@ -157,7 +157,9 @@ def _load(model: str, dtype: Dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(resolve_model(model), dtype=dtype, use_safetensors=True)
+        return AutoModelForCausalLM.from_pretrained(
+            resolve_model(model), dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise EngineError(f"The weights of {model!r} cannot be loaded as safetensors: {error}") from None
 

@@ -98,7 +98,9 @@ def adapted(shape: StudentShape, targets: Targets) -> dict[str, tuple[int, int]]
     found = {name: sizes for name, sizes in modules.items() if any(name == t or name.endswith(f".{t}") for t in targets)}
     if not found:
         known = ", ".join(sorted(name.rpartition(".")[2] for name in shape.linears))
-        raise ConfigError(f"LoRA target_modules {list(targets)} name no module of the student. Its linear modules: {known}.")
+        raise ConfigError(
+            f"LoRA target_modules {list(targets)} name no module of the student. Name some of its linear modules: {known}."
+        )
     return found
 
 
@@ -116,7 +118,7 @@ def from_config(config: Any, *, source: str) -> StudentShape:
     config = config.get_text_config()
     kind = config.model_type
     if kind not in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"):
-        raise ConfigError(f"the weights of a student of type {kind!r} cannot be counted here")
+        raise ConfigError(f"the weights of a student of type {kind!r} cannot be counted here. Measure a short run of it instead.")
     biased = bool(getattr(config, "attention_bias", False)) or kind == "qwen2"
     return StudentShape(
         hidden=config.hidden_size,
@@ -206,7 +208,7 @@ def find_shape(model: str | ScratchModel) -> StudentShape:
     """The shape of a student: from its `config.json` where that is at hand, else from the published table.
 
     Raises:
-        ConfigError: neither knows it, said with what to do.
+        ConfigError: neither knows it, or the file cannot be read; said with what to do.
     """
     if isinstance(model, ScratchModel):
         return scratch_shape(model)
@@ -214,7 +216,13 @@ def find_shape(model: str | ScratchModel) -> StudentShape:
     if directory is not None:
         from transformers import AutoConfig
 
-        return from_config(AutoConfig.from_pretrained(directory), source=_where(model, directory))
+        try:
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"config.json of {model} cannot be read: {error}. Take a model that transformers itself knows."
+            ) from None
+        return from_config(config, source=_where(model, directory))
     if (shape := published(model)) is not None:
         return shape
     raise ConfigError(

@@ -91,13 +91,7 @@ def json_lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
     """The objects of every file, in order; torn lines are passed over."""
     for path in paths:
         with path.open(encoding="utf-8", errors="replace") as stream:
-            for text in stream:
-                try:
-                    line = json.loads(text)
-                except ValueError:  # torn by a crash, perhaps with the next line behind it
-                    continue
-                if isinstance(line, dict):
-                    yield line
+            yield from _objects(stream)
 
 
 def last_lines(path: Path) -> list[dict[str, Any]]:
@@ -107,8 +101,18 @@ def last_lines(path: Path) -> list[dict[str, Any]]:
         with file.open("rb") as stream:
             begin = stream.seek(max(0, file.stat().st_size - TAIL))
             whole = stream.read().split(b"\n")[bool(begin) : -1]
-        found += [json.loads(line) for line in whole if line.startswith(b"{")]
+        found += _objects(line.decode("utf-8", "replace") for line in whole)
     return found
+
+
+def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):  # torn by a crash, perhaps with the next line behind it
+            continue
+        if isinstance(line, dict):
+            yield line
 
 
 def log_files(path: Path) -> list[Path]:

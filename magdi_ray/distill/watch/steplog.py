@@ -189,7 +189,7 @@ def read_trainings(path: Path, names: Collection[str]) -> dict[tuple[str, int], 
         training, step = found.setdefault((line["recipe"], line.get("seed", 0)), Training()), line["step"]
         match line.get("event"):
             case None:
-                training.steps[step] = {name: line[name] for name in names if name in line}
+                training.steps[step] = {name: line[name] for name in names if _is_number(line.get(name))}
             case "start":
                 training.undo(step)
             case "dev":
@@ -206,11 +206,23 @@ def _lines(path: Path, recipe: str) -> Iterator[dict[str, Any]]:
 def _all_lines(path: Path) -> Iterator[dict[str, Any]]:
     newest: dict[tuple[str, int], int] = {}
     for line in json_lines(log_files(path)):
-        if line.get("stage") == STAGE and "recipe" in line and "step" in line:
+        if _is_sound(line):
             training, attempt = (line["recipe"], line.get("seed", 0)), line.get("attempt", 0)
             if attempt >= newest.get(training, 0):
                 newest[training] = attempt
                 yield line
+
+
+def _is_sound(line: Mapping[str, Any]) -> bool:
+    """Whether a line is one of these, with all that makes it one: a file may hold anything once a disk was full."""
+    counts = [line.get("step"), line.get("seed", 0), line.get("attempt", 0)]
+    if line.get("stage") != STAGE or not isinstance(line.get("recipe"), str) or any(type(count) is not int for count in counts):
+        return False
+    return line.get("event") != "dev" or (_is_number(line.get("loss")) and _is_number(line.get("accuracy") or 0))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def peak_memory() -> int:
