@@ -11,7 +11,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from magdi_ray.config.base import Section
-from magdi_ray.config.load import parse_section, read_mapping
+from magdi_ray.config.load import parse_section
+from magdi_ray.config.reading import read_mapping
 
 
 class NodeType(Section):

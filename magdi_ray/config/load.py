@@ -16,53 +16,16 @@ from pydantic_core import ErrorDetails
 
 from magdi_ray.config.base import Section
 from magdi_ray.config.engines import UNQUOTED
+from magdi_ray.config.reading import MOST_DEEP, cut, read_mapping, read_yaml, short
 from magdi_ray.config.run import RunConfig
 from magdi_ray.errors import ConfigError
 
 SectionType = TypeVar("SectionType", bound=Section)
 
+MOST_TOLD = 30
+"""Mistakes that are told at once."""
+
 VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
-
-
-class Loader(yaml.SafeLoader):
-    """YAML with the numbers people write: `5e-6` is a float (YAML 1.1 reads it as text); a key given twice is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key given twice: {', '.join(twice)}", node.start_mark)
-        return super().construct_mapping(node, deep=deep)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """Parse YAML; a syntax error becomes a `ConfigError` with line and column."""
-    try:
-        return yaml.load(text, Loader)  # noqa: S506 - Loader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from None
-
-
-def read_mapping(path: str | Path, *, kind: str, example: str, holds: str) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: there is none (`kind` of file, with an `example` to start from), or it holds something else than `holds`.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(f"No {kind} file at {file}. {example}")
-    data = read_yaml(file.read_text(encoding="utf-8"), str(file))
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} must hold a mapping {holds}, found {type(data).__name__}.")
-    return data
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -77,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     data = read_mapping(path, kind="configuration", example=ready, holds="of sections (name, task, ...)")
     for override in overrides:
         apply_override(data, override)
-    return parse_config(expand(data, "config"), str(path))
+    return parse_config(expand(data, f"{path}, config"), str(path))
 
 
 def parse_config(data: Any, where: str) -> RunConfig:
@@ -93,9 +56,15 @@ def parse_section(data: Any, where: str, model: type[SectionType]) -> SectionTyp
     """
     try:
         # JSON mode is what lets a strict model take a YAML list where it wants a tuple.
-        return model.model_validate_json(json.dumps(data, default=str))
+        text = json.dumps(data, default=str)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{where} holds a value that cannot be read: {error}. Write it as a plain text or number.") from None
+    try:
+        return model.model_validate_json(text)
     except ValidationError as error:
-        lines = [f"  - {line}" for line in explain(error.errors(include_url=False), model)]
+        told = explain(error.errors(include_url=False), model)
+        lines = [f"  - {cut(line)}" for line in told[:MOST_TOLD]]
+        lines += [f"  ... and {len(told) - MOST_TOLD} more"] if len(told) > MOST_TOLD else []
         raise ConfigError("\n".join([f"{where} is not a valid configuration:", *lines])) from None
 
 
@@ -103,17 +72,20 @@ def apply_override(data: dict[str, Any], override: str) -> None:
     """Set one value in place: `distil.train.max_steps=200`, `debate.agents.0.sampling.temperature=0.7`."""
     path, found, text = override.partition("=")
     if not found or not path.strip():
-        raise ConfigError(f"--set needs NAME=VALUE, found {override!r}. Example: --set distil.train.max_steps=200")
+        raise ConfigError(f"--set needs NAME=VALUE, found {short(override)}. Example: --set distil.train.max_steps=200")
     keys = path.strip().split(".")
+    if len(keys) > MOST_DEEP:
+        raise ConfigError(f"--set {cut(override)}: a name has at most {MOST_DEEP} parts, found {len(keys)}. Name a key there is.")
     target: Any = data
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
-        value = read_yaml(text, f"--set {path}") if last else None
+        value = read_yaml(text, f"--set {cut(path)}") if last else None
         try:
             target = _step(target, key, value, last)
         except (ValueError, IndexError, TypeError):
             spot = ".".join(keys[:depth]) or "the configuration"
-            raise ConfigError(f"--set {override}: {spot} is {type(target).__name__}, it has no {key!r}.") from None
+            held = f"a list of {len(target)}, counted from 0" if isinstance(target, list) else f"the value {short(target)}"
+            raise ConfigError(f"--set {cut(override)}: {spot} is {held}; it has no {key!r}. Name what it has.") from None
 
 
 def _step(target: Any, key: str, value: Any, last: bool) -> Any:
@@ -181,7 +153,7 @@ def _broken_rule(where: str, error: ErrorDetails) -> str:
     message = message.replace("Input should be a valid dictionary or object to extract fields from", "must be a section")
     if error["type"] == "value_error" and isinstance(found, dict):
         return message if where == WHOLE else f"{where}: {message}"
-    return f"{where}: {message} (found {_short(found)})"
+    return f"{where}: {message} (found {short(found)})"
 
 
 WHOLE = "the whole"
@@ -238,7 +210,7 @@ def _chosen(place: tuple[int | str, ...], branches: dict[str, list[ErrorDetails]
         return [error for errors in fitting for error in errors]
     first = next(iter(branches.values()))[0]
     kinds = [_kind(branch, errors[0], known_keys(model, (*place, branch))) for branch, errors in branches.items()]
-    message = f"must be {' or '.join(kinds)} (found {_short(first['input'])})"
+    message = f"must be {' or '.join(kinds)} (found {short(first['input'])})"
     named = next((e["ctx"]["expected"] for errors in branches.values() for e in errors if e["type"] == "literal_error"), None)
     if named is not None and isinstance(first["input"], str):
         others = [_kind(b, e[0], known_keys(model, (*place, b))) for b, e in branches.items() if e[0]["type"] != "literal_error"]
@@ -291,11 +263,6 @@ def written_path(model: type[BaseModel], location: Sequence[int | str]) -> str:
         if isinstance(part, int) or depth == len(location) - 1 or part in known_keys(model, location[:depth])
     ]
     return ".".join(parts) or WHOLE
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

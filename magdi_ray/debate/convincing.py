@@ -79,15 +79,16 @@ def check_agents(samples: Mapping[str, object], agents: Sequence[str]) -> None:
     if samples and not set(samples) & set(agents):
         names = ", ".join(f"{name}.json" for name in sorted(samples))
         raise ConfigError(
-            f"{WHERE}: a file is named after the agent it convinced; found {names}, but the agents are {', '.join(agents)}."
+            f"{WHERE}: a file is named after the agent it convinced; found {names}, but the agents are {', '.join(agents)}. "
+            "Rename it, or the agent."
         )
 
 
 def _samples(file: Path, task: Task) -> list[Sample]:
     try:
         records = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{WHERE}: {file} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{WHERE}: {file} is not valid JSON: {error}. Write the file again.") from None
     if not isinstance(records, list):
         raise ConfigError(f"{WHERE}: {file} must hold an array of records, found {type(records).__name__}.")
     found = [_sample(_record(file, number, record), task) for number, record in enumerate(records)]
@@ -100,7 +101,7 @@ def _record(file: Path, number: int, record: object) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the record"
-        raise ConfigError(f"{WHERE}: {file}, record {number}: {where}: {first['msg']}.") from None
+        raise ConfigError(f"{WHERE}: {file}, record {number}: {where}: {first['msg']}. Mend that record.") from None
 
 
 def _sample(record: Record, task: Task) -> Sample | None:

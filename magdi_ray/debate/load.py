@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from magdi_ray.agents.base import Reply
 from magdi_ray.agents.weights import resolve_model
-from magdi_ray.config.load import explain, read_yaml
+from magdi_ray.config.load import MOST_TOLD, explain
 from magdi_ray.config.protocols import (
     CritiqueConfig,
     PromptSource,
@@ -20,6 +20,7 @@ from magdi_ray.config.protocols import (
     SingleConfig,
     SocietyConfig,
 )
+from magdi_ray.config.reading import cut, read_file, read_yaml
 from magdi_ray.debate import critique, reconcile, self_consistency, single, society
 from magdi_ray.debate.convincing import check_agents, read_convincing
 from magdi_ray.debate.templates import Templates, compile_template
@@ -75,22 +76,22 @@ def load_prompts(source: PromptSource, kind: type[Kind]) -> Kind:
         try:
             compile_template(template)
         except Exception as error:  # jinja2 raises many kinds; each is the template author's
-            raise ConfigError(f"{WHERE}: the {name} template is not valid jinja2: {error}") from None
+            raise ConfigError(f"{WHERE}: the {name} template is not valid jinja2: {cut(str(error))}. Mend it there.") from None
     return prompts
 
 
 def _read_prompts(source: str, kind: type[Kind]) -> Kind:
     path = Path(resolve_model(source))
     if not path.is_file():
-        raise ConfigError(f"{WHERE}: there is no file {source}")
-    return _prompts(read_yaml(path.read_text(encoding="utf-8"), str(path)), source, kind)
+        raise ConfigError(f"{WHERE}: there is no file {source}. Check the path.")
+    return _prompts(read_yaml(read_file(path), str(path)), source, kind)
 
 
 def _prompts(found: object, where: str, kind: type[Kind]) -> Kind:
     try:
         return kind.model_validate(found)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {'; '.join(explain(error.errors(include_url=False), kind))}") from None
+        raise ConfigError(f"{where}: {'; '.join(map(cut, explain(error.errors(include_url=False), kind)[:MOST_TOLD]))}") from None
 
 
 def rehearse(protocol: DebateProtocol, agents: Sequence[str]) -> None:
@@ -110,7 +111,7 @@ def rehearse(protocol: DebateProtocol, agents: Sequence[str]) -> None:
         for said, confidence in ((answers, 0.5), (answers, None), (answers[:1], None), ([""], None)):
             _play(protocol, agents, said, confidence)
     except Exception as error:  # a template can fail in as many ways as a program
-        raise ConfigError(f"{WHERE}: a template cannot be filled in: {type(error).__name__}: {error}") from None
+        raise ConfigError(f"{WHERE}: a template cannot be filled in: {type(error).__name__}: {error}. Mend it there.") from None
 
 
 def _play(protocol: DebateProtocol, agents: Sequence[str], said: Sequence[str], confidence: float | None) -> None:

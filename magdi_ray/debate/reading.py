@@ -19,11 +19,15 @@ from magdi_ray.agents.base import Message, Reply
 from magdi_ray.debate.structured import Fields, read_fields
 from magdi_ray.debate.transcript import Ask, ConfidenceSource, Debate, Turn
 from magdi_ray.tasks.base import Question, Task
+from magdi_ray.tasks.rows import HALF_A_PAIR
 
-AMOUNT = r"(?P<value>\d+(?:\.\d+)?)\s*(?:(?P<unit>%|percent\b)|(?:/|out\s+of)\s*(?P<whole>\d+(?:\.\d+)?))?"
+AMOUNT = (
+    r"(?P<value>\d++(?:\.\d++)?)\s{0,20}"
+    r"(?:(?P<unit>%|percent\b)|(?:/|out\s{1,20}of)\s{0,20}(?P<whole>\d++(?:\.\d++)?))?"
+)
 STATED = re.compile(
-    rf"""\(?\b(?:my\s+)?confidence(?:[ _](?:level|score))?\b["'*]*
-    \s*(?:is|[:=])?\s*(?:(?:very|quite|rather)\s+)?(?:high|medium|moderate|low|about|around)?[\s"'*(~]*
+    rf"""\(?\b(?:my\s+)?confidence(?:[ _](?:level|score))?\b["'*]*+
+    \s*+(?:is|[:=])?\s*+(?:(?:very|quite|rather)\s++)?(?:high|medium|moderate|low|about|around)?[\s"'*(~]*+
     {AMOUNT}["'*)]*\.?(?![\d])""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -56,9 +60,10 @@ def split_confidence(text: str) -> Statement:
     found = [*STATED.finditer(text, _first_mention(text))] or [m for m in PERSONAL.finditer(text) if m["unit"] or m["whole"]]
     if not found:
         return Statement(text, None)
-    for match in reversed(found):
-        text = text[: match.start()] + text[match.end() :]
-    return Statement(text.strip(), _share(found[-1]))
+    begins = [0, *(match.end() for match in found)]
+    ends = [*(match.start() for match in found), len(text)]
+    kept = "".join(text[begin:end] for begin, end in zip(begins, ends, strict=True))
+    return Statement(kept.strip(), _share(found[-1]))
 
 
 def _first_mention(text: str) -> int:
@@ -104,7 +109,11 @@ def read_turn(task: Task, question: Question, ask: Ask, reply: Reply) -> Turn:
 
 @lru_cache(maxsize=4096)  # a reply is read when it comes and again with its round
 def read_reply(task: Task, question: Question, reply: str) -> tuple[str, str | None, float | None]:
-    """A reply's text as prose, its answer and the confidence it states."""
+    """A reply's text as prose, its answer and the confidence it states.
+
+    Half of a surrogate pair, which no file could hold, is read as "?".
+    """
+    reply = HALF_A_PAIR.sub("?", reply)
     fields = read_fields(reply)
     if fields is None:
         statement = split_confidence(reply)

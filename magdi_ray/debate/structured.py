@@ -27,9 +27,9 @@ MAX_TRIED = 50
 _KNOWN = "|".join((*ANSWER_KEYS, *CONFIDENCE_KEYS, *REASONING_KEYS)).replace("_", "[_ ]?")
 _OPENING = re.compile(r'\{\s*"')
 _OURS = re.compile(rf'\{{\s*"(?:{_KNOWN})"\s*:|"(?:final[_ ]?)?answer"\s*:', re.IGNORECASE)
-_STRING = r'"(?:[^"\\]|\\.)*"'
+_STRING = r'"(?:[^"\\]++|\\.)*+"'
 _FIELD = re.compile(
-    rf'"(?P<key>{_KNOWN})"\s*:\s*(?:(?P<quoted>{_STRING}|\[\s*(?:{_STRING}\s*,?\s*)*\])(?=\s*(?:[,}}\n]|$))'
+    rf'"(?P<key>{_KNOWN})"\s*:\s*(?:(?P<quoted>{_STRING}|\[\s*+(?:{_STRING}\s*+(?:,\s*+)?)*+\])(?=\s*(?:[,}}\n]|$))'
     r"|(?P<bare>-?[0-9][0-9.,]*%?|true|false)(?=\s*[,}\n]))",
     re.IGNORECASE | re.DOTALL,
 )

@@ -32,6 +32,13 @@ from fractions import Fraction
 MAX_DIGITS = 300
 """A longer digit string is noise, not an answer (and int() refuses 4301 digits)."""
 
+MAX_TEXT = 200_000
+"""Characters at the end of a reply, thoughts aside, that are read."""
+
+MAX_RUN = 60
+"""Signs in a row that are neither letters nor digits, of which more say nothing: a longer run is read as its two ends, lest an
+expression that skips them (white space, stars, brackets) tries every way to share thousands of them out."""
+
 MAX_CLAUSE = 400
 """Characters of a box or statement that are read; keeps the reading linear in the text's length."""
 
@@ -121,6 +128,7 @@ _UNKNOWN = re.compile(
 )
 _SPACED = re.compile(r"[-$€£\s]*[0-9]{1,3}(?: [0-9]{3})+(?![0-9,/])")
 _FENCE = re.compile(r"^[ \t]*```\w*[ \t]*$", re.MULTILINE)
+_LONG_RUN = re.compile(rf"[\W_]{{{MAX_RUN},}}+")
 _THOUGHT = re.compile(r"<(?P<end>/?)(?:think|thinking|thought)>", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\b(?:I|we)(?:['’]m| am| are|['’]re)? "
@@ -168,10 +176,15 @@ def _decided(text: str) -> tuple[bool, str | None]:
 def spoken(text: str) -> str:
     """What a reply says behind its thoughts in `<think>` tags, without the fences of code blocks.
 
-    A thought that is cut off says nothing; one that is closed and all there is says what it says.
+    A thought that is cut off says nothing; one that is closed and all there is says what it says. Of what is said the last
+    `MAX_TEXT` characters count, with long runs of signs shortened (`MAX_RUN`).
     """
     if "```" in text:
         text = _FENCE.sub("", text)
+    return _LONG_RUN.sub(lambda run: run[0][: MAX_RUN // 2] + run[0][-MAX_RUN // 2 :], _without_thoughts(text)[-MAX_TEXT:])
+
+
+def _without_thoughts(text: str) -> str:
     if "<" not in text:
         return text
     tags = list(_THOUGHT.finditer(text))

@@ -56,6 +56,8 @@ READERS: dict[str, Callable[[Mapping[str, Any], Split], Question]] = {
 Fault = Literal["malformed", "empty", "doubled", "without a gold answer"]
 SHOWN = 5
 """Places of each fault that a refusal names."""
+LONGEST_REASON = 300
+"""Characters of what is wrong with a row, which quotes what it found there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def task_named(name: str) -> Task:
     if name not in TASKS:
         near = difflib.get_close_matches(name, TASKS, n=1)
         raise ConfigError(
-            f"There is no task {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"the tasks are {', '.join(TASKS)}.")
+            f"There is no task {name!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"the tasks are {', '.join(TASKS)}. Name one of them.")
         )
     return TASKS[name]()
 
@@ -163,7 +166,8 @@ def _file_questions(
             question = READERS[config.name](_fields(row, config.columns), split)
         except ValueError as error:
             blank = not isinstance(row, ValueError) and not any(row.values())
-            why: tuple[Fault, str] = ("empty", "required a question; found nothing") if blank else ("malformed", str(error))
+            said = str(error) if len(str(error)) <= LONGEST_REASON else f"{str(error)[:LONGEST_REASON]}..."
+            why: tuple[Fault, str] = ("empty", "required a question; found nothing") if blank else ("malformed", said)
             bad(BadRow(place, split, *why))
             continue
         if fault := _fault(question, place, golds, ids, texts):

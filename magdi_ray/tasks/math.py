@@ -36,7 +36,7 @@ MAX_TRIED = 50
 """Boxes, statements and formulas looked into, from the end."""
 
 MAX_CLAUSE = 600
-"""Characters of a box, statement or formula that are read; keeps the reading linear in the text's length."""
+"""Characters of a box, statement or formula that are read; keeps the reading linear in the text's length. No answer is longer."""
 
 FEW_WORDS = 6
 """A statement of more words without a formula or a number states no answer; "Friday" and "a right triangle" do."""
@@ -121,7 +121,7 @@ class Math:
         """The answer a reply gives, in normal form. A verbatim echo of the problem is taken out first."""
         echo = question.text.strip()
         answer = read_latex(reply.replace(echo, "\n") if echo else reply)
-        return answer if answer and balanced(answer) else None
+        return answer if answer and len(answer) < MAX_CLAUSE and balanced(answer) else None
 
     def same(self, answer: str | None, gold: str | None) -> bool:
         """Whether both are the same answer. Blocks while algebra computes, see `latex_process.TIMEOUT`."""

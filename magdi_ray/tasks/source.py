@@ -29,6 +29,8 @@ from magdi_ray.errors import ConfigError, TaskError
 ROWS_PER_BATCH = 1024
 HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?::[\w.-]+)?")
 EXCERPT = 80
+LONGEST = 400
+"""Characters that are repeated of what was found, at most."""
 BLANKS = re.compile(r"\s*")
 DECODER = json.JSONDecoder()
 
@@ -93,11 +95,12 @@ def _in_words(source: str, rows: Iterator[tuple[Place, Row]]) -> Iterator[tuple[
         for place, row in rows:
             last = place
             yield place, row
-    except (UnicodeDecodeError, csv.Error, OSError, ValueError) as error:
+    except (csv.Error, OSError, ValueError, RecursionError, NotImplementedError, LookupError, AttributeError) as error:
         after = f"{last.unit} {last.number}" if last else after
         remedy = "save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else "repair the file"
         required = "UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"a {Path(source).suffix} file that can be read"
-        raise TaskError(f"{source}, after {after}: required {required}; found {error}. To go on: {remedy}.") from error
+        told = f"{source}, after {after}: required {required}; found {str(error)[:LONGEST]}. To go on: {remedy}."
+        raise TaskError(told) from error
 
 
 def _without_blank_end(rows: Iterator[tuple[Place, Row]]) -> Iterator[tuple[Place, Row]]:
@@ -120,7 +123,7 @@ def _json_lines(path: Path) -> Iterator[tuple[Place, Row]]:
 def _json_row(text: str) -> Row:
     try:
         row = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return ValueError(f"required one JSON object per line; found {text[:EXCERPT]!r} ({error})")
     return _object(row)
 
@@ -189,7 +192,7 @@ def _csv(path: Path) -> Iterator[tuple[Place, Row]]:
         reader = csv.reader(stream, strict=True)
         names = next(reader, [])
         if len(set(names)) < len(names):
-            raise ValueError(f"a column name twice in {names}")
+            raise ValueError(f"a column name twice in {names}"[:LONGEST])
         while True:
             number = reader.line_num + 1
             if (fields := next(reader, None)) is None:

@@ -18,10 +18,11 @@ from magdi_ray.tasks.base import Question
 PIECE = re.compile(r"\w+|[^\w\s]")
 """One word, number or punctuation mark: what the tiny tokenizer makes one token of."""
 
-STATEMENT = r"\banswer\b\s*(?:is\b)?\s*[:=]?\s*(?P<sign>[-+]?)\s*0*(?P<digits>[0-9]+)(?!\w|[.,][0-9])"
+NUMBER = r"(?P<sign>[-+]?)\s*+(?:0(?=[0-9]))*+(?P<digits>[0-9]++)"
+STATEMENT = rf"\banswer\b\s*+(?:is\b)?\s*+[:=]?\s*+{NUMBER}(?!\w|[.,][0-9])"
 ANSWER = re.compile(STATEMENT, re.IGNORECASE)
-CLOSING_ANSWER = re.compile(STATEMENT + r"\s*[.!]?\s*\Z", re.IGNORECASE)
-WHOLE_NUMBER = re.compile(r"\s*(?P<sign>[-+]?)\s*0*(?P<digits>[0-9]+)\s*")
+CLOSING_ANSWER = re.compile(STATEMENT + r"\s*+[.!]?\s*+\Z", re.IGNORECASE)
+WHOLE_NUMBER = re.compile(rf"\s*+{NUMBER}\s*+")
 
 
 def compact(text: str) -> str:

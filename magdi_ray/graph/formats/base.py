@@ -25,6 +25,7 @@ from magdi_ray.tasks.rows import written
 TOKENS_UNKNOWN = 0
 """`Turn.tokens_in` and `tokens_out` of an import: published debates hold no token counts."""
 EXCERPT = 60
+NO_UNICODE = "a reply is no valid Unicode text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def read_json(path: Path, *, pairs: bool = False) -> Any:
         )
     try:
         return json.loads(raw, object_pairs_hook=Pairs if pairs else None)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GraphError(f"{path}: JSON is required, found something else ({error}). Download the file again.") from error
 
 
@@ -147,7 +148,13 @@ def imported_question(task: Task, text: str, gold_text: object, *, solution: obj
 
 
 def read_reply(task: Task, question: Question, ask: Ask, text: str, model: str) -> Turn:
-    """The turn that a reply makes whose text is all that is known of it."""
+    """The turn that a reply makes whose text is all that is known of it.
+
+    Raises:
+        RecordError: the text is no valid Unicode.
+    """
+    if not _is_unicode(text):
+        raise RecordError(NO_UNICODE)
     return read_turn(task, question, ask, Reply(text, TOKENS_UNKNOWN, TOKENS_UNKNOWN, None, "stop", model))
 
 
@@ -162,8 +169,8 @@ def ended_debate(
     Raises:
         RecordError: a text is no valid Unicode (a JSON escape left half of a surrogate pair), so no file could hold it.
     """
-    if not all(_is_unicode(turn.text) for turn in turns):
-        raise RecordError("a reply is no valid Unicode text")
+    if not all(map(_is_unicode, (*agents, *(turn.text for turn in turns)))):
+        raise RecordError(NO_UNICODE)
     last = max(turn.round for turn in turns)
     cast = {turn.agent: Ballot(turn.answer, turn.confidence) for turn in turns if standing or turn.round == last}
     verdict = tally(task, [cast.get(agent, Ballot(None, None)) for agent in agents])
@@ -181,7 +188,7 @@ def ended_debate(
 def _json_or_none(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
