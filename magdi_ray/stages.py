@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from magdi_ray.config.base import absolute
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import GraphSource
-from magdi_ray.debate.store import read_debates, write_debates
+from magdi_ray.debate.store import read_debates, read_debates_of, write_debates
 from magdi_ray.errors import ConfigError
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import Import, import_debates
@@ -174,15 +174,18 @@ def make_graphs(config: RunConfig, run: Run, directory: Path) -> Facts:
     source = config.graph.source
     mags = _copied_mags(source.path, run, counts) if source and source.format == "mag" else _built_mags(config, run, counts)
     part = 0
-    while chunk := list(islice(mags, GRAPHS_PER_FILE)):
-        write_mags(directory / f"part-{part:05d}.parquet", chunk)
+    while (first := next(mags, None)) is not None:
+        write_mags(directory / f"part-{part:05d}.parquet", chain([first], islice(mags, GRAPHS_PER_FILE - 1)))
         part += 1
     return dict(counts)
 
 
 def _built_mags(config: RunConfig, run: Run, counts: Counter[str]) -> Iterator[Mag]:
     task = load_task(config.task)
-    for debate in read_debates(run.path("debates")):
+    debates = read_debates(run.path("debates"))
+    if config.graph.source is None:  # a training takes its graphs in this order: it must not depend on which debate ended first
+        debates = read_debates_of((question.id for question in iter_stored(run.path("questions"))), run.path("debates"))
+    for debate in debates:
         if debate.error is not None:
             counts["failed debates left out"] += 1
             continue

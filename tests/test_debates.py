@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,26 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(ray_cluster: None, tmp_
     found, undisturbed = debates_of(tmp_path / "run"), debates_of(tmp_path / "undisturbed")
     assert set(found) == {f"q{number}" for number in range(QUESTIONS)}
     assert found == undisturbed
+
+
+def processes_of_a_stage() -> list[str]:
+    """What is alive of a debate stage: its ledger, its limiter, its workers."""
+    titles = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            titles.append(" ".join(child.cmdline()))
+    return [title for title in titles if title.startswith(("ray::Ledger", "ray::Limiter")) or "DebateOperator" in title]
+
+
+def test_a_stage_leaves_no_process_behind_in_a_driver_that_goes_on(ray_cluster: None, tmp_path: Path) -> None:
+    with running_server(fault_401=0.5) as server:
+        config = configuration(tmp_path, server.url, questions=8, engine=OPEN)
+        hold(config, tmp_path / "run", "debate.max_failed_share=1.0")
+        wait_until(lambda: not processes_of_a_stage())
+        with pytest.raises(EngineError) as kept:  # the error keeps the frames of all who were called
+            hold(config, tmp_path / "failed", "debate.max_failed_share=0.0")
+        wait_until(lambda: not processes_of_a_stage())
+    assert kept.traceback
 
 
 RPM = 2400

@@ -79,6 +79,23 @@ class Books:
         self.examples.setdefault(kind, f"{question}: {error[:EXAMPLE]}")
 
 
+class Ledger:
+    """The books of a running stage, one for all workers. It becomes an actor, a process that imports no more than this module."""
+
+    def __init__(self, rows: int, allowed: float) -> None:
+        self.rows, self.allowed = rows, allowed
+        self.books = Books()
+
+    def add(self, books: Books) -> bool:
+        """Count what a worker's batch came to; whether so much has failed that the stage cannot succeed any more."""
+        self.books.merge(books)
+        return self.books.hopeless(self.rows, self.allowed)
+
+    def read(self) -> Books:
+        """The books so far."""
+        return self.books
+
+
 def check_failures(books: Books, allowed: float) -> None:
     """Refuse a stage of which too much failed; says which errors, how often, with one example each.
 

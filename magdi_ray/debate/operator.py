@@ -87,23 +87,6 @@ def identity(agent: AgentConfig, fingerprint: str) -> str:
     return f"{label}@{content_hash(shape)[:16]}"
 
 
-class Ledger:
-    """The books of a running stage, one for all workers: a Ray actor."""
-
-    def __init__(self, rows: int, allowed: float) -> None:
-        self.rows, self.allowed = rows, allowed
-        self.books = Books()
-
-    def add(self, books: Books) -> bool:
-        """Count what a worker's batch came to; whether so much has failed that the stage cannot succeed any more."""
-        self.books.merge(books)
-        return self.books.hopeless(self.rows, self.allowed)
-
-    def read(self) -> Books:
-        """The books so far."""
-        return self.books
-
-
 class DebateOperator:
     """The Ray Data operator: an actor in which many debates are under way at once."""
 

@@ -65,7 +65,7 @@ def plan_debates(
     """
     sample = list(islice(questions, 0, None, max(1, -(-count // SAMPLE))))[:SAMPLE]
     if not sample:
-        raise ConfigError("There is no question to plan for.")
+        raise ConfigError("There is no question to plan for. Check task.path and task.limit.")
     made_up = Rehearsal(config, protocol, _answers(protocol, sample), random.Random(seed))
     spent: dict[str, Spend] = {agent.name: Spend() for agent in config.agents}
     rounds = 0
@@ -138,7 +138,10 @@ def _answers(protocol: DebateProtocol, sample: Sequence[Question]) -> list[str]:
         if len(found) == len(FALLBACK_ANSWERS):
             break
     if not found:
-        raise ConfigError(f"The task {task.name!r} reads no answer that could be made up, so that no debate can be rehearsed.")
+        raise ConfigError(
+            f"The task {task.name!r} reads no answer that could be made up, so that no debate can be rehearsed. "
+            "Run it on a few questions instead (task.limit)."
+        )
     return found
 
 

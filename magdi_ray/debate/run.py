@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.config.sections import DebateConfig
-from magdi_ray.debate.books import Books, audit, check_failures
-from magdi_ray.debate.operator import DebateOperator, DebateStage, Ledger
+from magdi_ray.debate.books import Books, Ledger, audit, check_failures
+from magdi_ray.debate.operator import DebateOperator, DebateStage
 from magdi_ray.debate.view import View, spent_before
 from magdi_ray.errors import EngineError, MagdiError, RunError
 from magdi_ray.placement import remote_options
@@ -73,33 +73,56 @@ def run_debates(stage: DebateStage, *, source: str, out: Path, shared: str, log:
         EngineError: an engine cannot be deployed, or more than `debate.max_failed_share` of the debates failed.
         RunError: the budget is spent; says how to go on.
     """
-    import ray
-
     config = stage.debate
     apps = {a.name: unique_app("debate", a.name) for a in config.agents if not isinstance(a.engine, ApiEngine)}
-    ledger = ray.remote(num_cpus=0)(Ledger).remote(stage.rows, config.max_failed_share)
-    limiter = _limiter(stage)
-    started = time.monotonic()
-    deploy_engines(pool_specs(config, apps, stage.config.resources.agents))
-    deployed = time.monotonic()
-    try:
-        with _watched(stage, ledger, limiter, log):
-            _stream(stage, apps, ledger, limiter, source=source, out=shared)
-    except MagdiError:
-        raise
-    except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
-        raise EngineError(f"The debates were broken off: {root_cause(error)}. Run again: no reply is asked for twice.") from error
-    finally:
-        retire_engines(list(apps.values()))
+    with _actors(stage) as (ledger, limiter):
+        started = time.monotonic()
+        deploy_engines(pool_specs(config, apps, stage.config.resources.agents))
+        deployed = time.monotonic()
+        try:
+            with _watched(stage, ledger, limiter, log):
+                _stream(stage, apps, ledger, limiter, source=source, out=shared)
+        except MagdiError:
+            raise
+        except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
+            told = f"The debates were broken off: {root_cause(error)}. Run again: no reply is asked for twice."
+            raise EngineError(told) from error
+        finally:
+            retire_engines(list(apps.values()))
+        reused = _told(ledger.read.remote(), Books()).reused
+        # A limiter that died has failed its debates, which say so.
+        state = _told(limiter.read.remote(), {"providers": {}, "spend": {}, "stopped": False})
     collect(shared, out)
     final = audit(fetched(source), out, most_calls=stage.most_calls)
-    final.reused = _told(ledger.read.remote(), Books()).reused
-    # A limiter that died has failed its debates, which say so.
-    state = _told(limiter.read.remote(), {"providers": {}, "spend": {}, "stopped": False})
+    final.reused = reused
     _check_budget(stage, final, state)
     check_failures(final, config.max_failed_share)
     seconds = {"seconds_deploying": round(deployed - started, 1), "seconds_debating": round(time.monotonic() - deployed, 1)}
     return facts(final, state) | seconds
+
+
+@contextmanager
+def _actors(stage: DebateStage) -> Iterator[tuple[Any, Any]]:
+    """The stage's ledger and limiter, two processes that end with the body. By themselves they would end with their last handle,
+    and Ray Data's plan, which has them, is a cycle of references: a driver that goes on would keep them until Python looks for
+    such cycles, which may be never."""
+    import ray
+
+    with ExitStack() as ended:
+
+        def until_end(actor: Any) -> Any:
+            ended.callback(_end, actor)
+            return actor
+
+        ledger = until_end(ray.remote(num_cpus=0)(Ledger).remote(stage.rows, stage.debate.max_failed_share))
+        yield ledger, until_end(_limiter(stage))
+
+
+def _end(actor: Any) -> None:
+    import ray
+
+    with suppress(RayError):  # it is gone with its cluster
+        ray.kill(actor)
 
 
 def _told(answer: Any, otherwise: Any) -> Any:
