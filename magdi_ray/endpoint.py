@@ -18,9 +18,10 @@ from typing import Any
 
 from rich.markup import escape
 
-from magdi_ray.cluster import free_ports, joins_cluster, ray_session, remarks_to, serve_over_http
+from magdi_ray.cluster import check_port, free_ports, joins_cluster, ray_session, remarks_to, serve_over_http, socket_directory
 from magdi_ray.config import dump_config, parse_config
-from magdi_ray.config.load import apply_override, parse_section, read_yaml
+from magdi_ray.config.load import apply_override, parse_section
+from magdi_ray.config.reading import read_yaml
 from magdi_ray.config.serving import Endpoint, ServeConfig, StudentArgs
 from magdi_ray.errors import ConfigError, MagdiError
 from magdi_ray.exporting import chosen_recipe, finished_student, stored_config
@@ -54,9 +55,10 @@ def serve_path(path: str, *, student: str | None, task: str | None, overrides: S
     served = read()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to deploy anew
     with ExitStack() as stack:
-        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="magdi-serve-")))
+        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="magdi-serve-", dir=socket_directory())))
         port = served.config.metrics_port or free_ports(1)[0]
         if not joins_cluster():
+            check_port(served.config.host, served.config.port)
             serve_over_http(files)
         own = served.args.run is not None and not is_url(served.args.run) and os.access(served.args.run, os.W_OK)
         local = Path(served.args.run) if own and served.args.run else files
@@ -108,7 +110,7 @@ def _reader(place: str, student: str | None, task: str | None, overrides: Sequen
     if not is_url(place) and not path.exists():
         raise ConfigError(
             f"There is nothing at {place}. Required is a run directory or a model's; a model of the hub is downloaded first, or "
-            "named in a Serve config file (serve/student.yaml)."
+            "named in a Serve config file (serve/student.yaml). Check the path."
         )
     if (
         is_url(place)
@@ -116,10 +118,12 @@ def _reader(place: str, student: str | None, task: str | None, overrides: Sequen
         or not ((path / "config.json").is_file() or (path / "adapter_config.json").is_file())
     ):
         if task is not None:
-            raise ConfigError("--task says how answers are read from a model directory's replies; a run has its own task.")
+            raise ConfigError(
+                "--task says how answers are read from a model directory's replies; a run has its own task. Leave --task out."
+            )
         return lambda: from_run(Run(place), student=student, overrides=overrides)
     if student is not None:
-        raise ConfigError("--student names a recipe of a run; a model directory is served as it is.")
+        raise ConfigError("--student names a recipe of a run; a model directory is served as it is. Leave --student out.")
     return lambda: from_model(path, task=task, overrides=overrides)
 
 
@@ -165,7 +169,7 @@ def from_model(directory: Path, *, task: str | None = None, overrides: Sequence[
     for override in overrides:
         apply_override(data, override)
     if unknown := sorted(set(data) - {"serve"}):
-        raise ConfigError(f"--set {unknown[0]}...: a model directory has no run; what can be set begins with `serve.`.")
+        raise ConfigError(f"--set {unknown[0]}...: a model directory has no run; set only what begins with `serve.`.")
     config = parse_section(data["serve"], "--set", ServeConfig)
     if config.escalate:
         raise ConfigError("serve.escalate asks the teachers of a run's debate: serve the run directory instead of the model's.")

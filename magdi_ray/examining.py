@@ -115,7 +115,10 @@ def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
     for task in config.evaluate.tasks:
         questions = with_gold(asked_of(task))
         if not questions:
-            raise ConfigError(f"evaluate.tasks names {task.name!r}, but it has no question with a gold answer.")
+            raise ConfigError(
+                f"evaluate.tasks names {task.name!r}, but it has no question with a gold answer. Name a file with some, or leave "
+                "the task out."
+            )
         if leaked := [question.id for question in questions if text_digest(question) in learned]:
             raise ConfigError(
                 f"{len(leaked)} questions of evaluate.tasks' {task.name} are also training questions, the first is "
@@ -132,7 +135,9 @@ def _check_comparisons(config: RunConfig) -> None:
     known = {agent for debate in found for agent in debate.agents} | {BASE, VOTE}
     known |= {recipe.name for recipe in recipes(config.distil)} | {agent.name for agent in config.evaluate.agents}
     if unknown := sorted({name for pair in pairs for name in pair} - known):
-        raise ConfigError(f"evaluate.comparisons names {unknown}, but the systems are {', '.join(sorted(known))}.")
+        raise ConfigError(
+            f"evaluate.comparisons names {unknown}, but the systems are {', '.join(sorted(known))}. Name two of these."
+        )
 
 
 def examination(config: RunConfig, run: Run) -> Examination:

@@ -100,8 +100,8 @@ def chosen_recipe(config: RunConfig, name: str | None) -> RecipeConfig:
     chosen = name or next(reversed(known))
     if chosen not in known:
         near = difflib.get_close_matches(chosen, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}."
-        raise ConfigError(f"The run has no recipe {chosen!r}; {hint}")
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"The run has no recipe {chosen!r}; {hint}it has {', '.join(known)}. Name one of them.")
     return known[chosen]
 
 
@@ -249,14 +249,17 @@ def hub_access(repository: str) -> Any:
     from huggingface_hub.errors import LocalTokenNotFoundError
 
     if not HUB_NAME.fullmatch(repository):
-        raise ConfigError(f"--push names a repository of the Hugging Face hub as org/name, found {repository!r}.")
+        raise ConfigError(f"--push names a repository of the Hugging Face hub as org/name, found {repository!r}. Write it so.")
     api = HfApi()
     try:
         api.whoami()
     except LocalTokenNotFoundError:
         raise ConfigError("--push needs a token of the Hugging Face hub: set HF_TOKEN, or log in with `hf auth login`.") from None
     except Exception as error:  # whatever the network or the hub answers; the person needs its words
-        raise ConfigError(f"--push: the Hugging Face hub does not let us in: {error}. Nothing was written.") from None
+        raise ConfigError(
+            f"--push: the Hugging Face hub does not let us in: {error}. Nothing was written. Check HF_TOKEN, or log in with "
+            "`hf auth login`."
+        ) from None
     return api
 
 

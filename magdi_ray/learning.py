@@ -48,7 +48,10 @@ def _check_debate(debate: DebateConfig, recipe: RecipeConfig) -> None:
     chosen = wanted if isinstance(wanted, tuple) else tuple(roles)
     if not any(roles[name] in recipe.nodes.roles for name in chosen):
         told = ", ".join(f"{name} is a {roles[name]}" for name in chosen)
-        raise ConfigError(f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}.")
+        raise ConfigError(
+            f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}. "
+            "Choose other roles, agents or protocol."
+        )
     last = getattr(debate.protocol, "rounds", 0)
     if recipe.nodes.rounds != "all" and not any(0 <= number <= last for number in recipe.nodes.rounds):
         raise ConfigError(
@@ -81,7 +84,10 @@ def _check_source(config: RunConfig, recipe: RecipeConfig) -> None:
 def _check_agents(recipe: RecipeConfig, known: set[str]) -> None:
     unknown = sorted(set(recipe.nodes.agents) - known) if isinstance(recipe.nodes.agents, tuple) else []
     if unknown:
-        raise ConfigError(f"Recipe {recipe.name!r} learns from {unknown}, but the agents of the debate are {sorted(known)}.")
+        raise ConfigError(
+            f"Recipe {recipe.name!r} learns from {unknown}, but the agents of the debate are {sorted(known)}. "
+            "Name some of these in nodes.agents."
+        )
 
 
 def speakers(debate: DebateConfig) -> dict[str, str]:

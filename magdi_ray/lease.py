@@ -143,7 +143,10 @@ class Lease:
                 self._renew()  # what changes a directory of NFS makes this machine look at it anew
                 self._look()
             except OSError as error:
-                raise RunError(f"Whether attempt {self.number} may go on at {self._run} cannot be seen: {error}") from error
+                raise RunError(
+                    f"Whether attempt {self.number} may go on at {self._run} cannot be seen: {error}. See that its "
+                    "storage can be reached, and run the same command again."
+                ) from error
         self.stop_if_lost()
 
     def stop_if_lost(self) -> None:
@@ -154,7 +157,8 @@ class Lease:
         """
         if self.lost:
             raise RunError(
-                f"Attempt {self.number} at {self._run} ends here: {self.lost}. Nothing of either is lost; the later one goes on."
+                f"Attempt {self.number} at {self._run} ends here: {self.lost}. Nothing of either is lost; a later one goes "
+                "on. Where there is none, run the same command again."
             )
 
     def release(self) -> None:

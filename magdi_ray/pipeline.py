@@ -121,7 +121,10 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
         meant = [place for place, stage in enumerate(chosen) if stage.name == until or (until == "student" and stage.beside)]
         last = max(meant, default=None)
         if last is None:
-            raise ConfigError(f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}.")
+            raise ConfigError(
+                f"This run has no stage {until!r}; it has {', '.join(stage.name for stage in chosen)}. Name one of them, "
+                "or run all: magdi run CONFIG"
+            )
         chosen = chosen[: last + 1]
     ran = []
     with ExitStack() as session:

@@ -101,7 +101,9 @@ def _check_questions(config: RunConfig) -> None:
         counts[question.split] += 1
         golds[question.split] += question.gold is not None
     if not counts["train"]:
-        raise ConfigError("There is no training question: nothing could be distilled.")
+        raise ConfigError(
+            "There is no training question: nothing could be distilled. Give the task some: task.path (tiny: task.train)."
+        )
     for split in config.evaluate.splits:
         if not golds[split]:
             raise ConfigError(
@@ -133,7 +135,7 @@ def _check_agent(agent: AgentConfig, *, keys: bool) -> None:
                 raise ConfigError(f"Agent {agent.name!r}: {problem}") from None
         case RecordedEngine(path=path):
             if not Path(path).is_file():
-                raise ConfigError(f"Agent {agent.name!r}: there is no recording at {path}.")
+                raise ConfigError(f"Agent {agent.name!r}: there is no recording at {path}. Check engine.path.")
         case ApiEngine(api_key_env=variable):
             if keys and variable and not os.environ.get(variable, "").strip():
                 raise ConfigError(

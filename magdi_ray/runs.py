@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magdi_ray.config import RunConfig, content_hash, dump_config
-from magdi_ray.errors import ConfigError, RunError
+from magdi_ray.errors import RunError
 from magdi_ray.lease import Lease
 from magdi_ray.mirror import STAGES, Mirror, file_of
 from magdi_ray.progress import console
-from magdi_ray.storage import adopt, fetched, is_url, names, write_atomically
+from magdi_ray.storage import adopt, check_run_place, fetched, is_url, make_run_directory, names, write_atomically
 
 Resume = Literal["never", "always", "if_possible"]
 State = Literal["missing", "unfinished", "stale", "complete"]
@@ -74,11 +74,7 @@ class Run:
     def __init__(self, where: str | Path) -> None:
         """Open a directory, which need not be there yet."""
         place = str(where)
-        if is_url(place) and "?" in place:
-            raise ConfigError(
-                f"A run's URL takes no options, found {place!r}. Region and endpoint are set in the environment: AWS_REGION, "
-                "AWS_ENDPOINT_URL (docs/runs.md)."
-            )
+        check_run_place(place)
         self._mirror = Mirror(place.rstrip("/"), self._still_held) if is_url(place) else None
         self.root = self._mirror.root if self._mirror else Path(where).resolve()
         """The local directory: the run's own, or that which stands for its small files."""
@@ -148,7 +144,7 @@ class Run:
             RunError: the directory holds something that is not a run, or another run, or `resume` forbids what was found.
         """
         self._refuse_others(config, resume)
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_run_directory(self.root)
         self.lock()
         try:
             self._refuse_others(config, resume)  # another attempt may have begun and ended meanwhile
@@ -162,6 +158,8 @@ class Run:
 
     def _refuse_others(self, config: RunConfig, resume: Resume) -> None:
         stored = self.root / CONFIG
+        if self.root.is_file():
+            raise RunError(f"{self.where} is a file, and a run is a directory. Choose another --out directory.")
         occupied = bool(names(self.where) - {LEASES})
         if occupied and not stored.is_file():
             raise RunError(
@@ -170,7 +168,7 @@ class Run:
         if occupied and resume == "never":
             raise RunError(f"{self.where} already holds a run. Choose another --out directory, or allow --resume if_possible.")
         if not occupied and resume == "always":
-            raise RunError(f"--resume always: there is no run in {self.where} to resume.")
+            raise RunError(f"--resume always: there is no run in {self.where} to resume. Check --out, or leave --resume out.")
         if occupied and (name := _stored_name(stored)) != config.name:
             raise RunError(f"{self.where} holds the run {name!r}, not {config.name!r}. Choose another --out directory.")
 
@@ -227,7 +225,9 @@ class Run:
             RunError: another one has taken over, or this one has ended.
         """
         if self._let_go:
-            raise RunError(f"This attempt at {self.where} has ended; what was still being made is not put into its place.")
+            raise RunError(
+                f"This attempt at {self.where} has ended; nothing more is put into its place. Run the same command again."
+            )
         self._still_held()
 
     def _still_held(self) -> None:
@@ -246,8 +246,10 @@ class Run:
             return None
         try:
             return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{path} cannot be read ({error}). Move the directory away to run the stage again.") from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(
+                f"{path} cannot be read ({str(error)[:200]}). Move the directory away to run the stage again."
+            ) from None
 
     def require(self, stage: str) -> Manifest:
         """The manifest of a stage that must be complete."""
@@ -285,7 +287,9 @@ class Run:
         """
         directory, read = self._working(stage), self._contents(inputs)
         if not directory.is_dir():
-            raise RunError(f"{directory} is gone, where {stage!r} was made. Was the run moved, or taken over by another attempt?")
+            raise RunError(
+                f"{directory} is gone, where {stage!r} was made. Run again where the run is now: it was moved, or taken over."
+            )
         if any(read.get(name) != content for name, content in self._read.get(stage, {}).items()):
             raise RunError(f"What {stage!r} was made from has changed meanwhile. Run the same command again.")
         files = {str(path.relative_to(directory)): path for path in sorted(directory.rglob("*")) if path.is_file()}
@@ -320,7 +324,10 @@ class Run:
         own = self.root / ATTEMPTS / f"{self._attempt_directory.name}-finished-{stage.replace('/', '-')}"
         directory.rename(own)
         if (there := self.read_manifest(stage)) is not None and there.attempt > self.attempt:
-            raise RunError(f"{target} was made by attempt {there.attempt} meanwhile; that of attempt {self.attempt} is in {own}.")
+            raise RunError(
+                f"{target} was made by attempt {there.attempt} meanwhile; that of attempt {self.attempt} is in {own}. "
+                "Run the same command again to go on from there."
+            )
         if target.exists():
             self._supersede(target, stage)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -154,24 +156,49 @@ def test_serving_a_run_that_is_not_there_says_so(refused: Refused, tmp_path: Pat
     assert "is no run directory" in refused("serve", tmp_path)
 
 
-def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in (
-        ["run"],
-        ["plan"],
-        ["debate"],
-        ["distill"],
-        ["evaluate"],
-        ["serve"],
-        ["graph", "import"],
-        ["graph", "show"],
-        ["graph", "stats"],
-        ["graph", "export"],
-        ["tiny", "build"],
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([*verb, "--help"])
-        assert stopped.value.code == 0
-        assert f"Example: magdi {' '.join(verb)}" in " ".join(capsys.readouterr().out.split())
+def test_a_place_where_no_run_can_be_is_refused_in_words(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "thesis.tex"
+    file.write_text("years of work")
+    assert f"{file} is a file, and a run is a directory" in refused("run", TINY, "--out", file)
+    assert "cannot be made" in refused("run", TINY, "--out", file / "run")
+    assert "is written s3://BUCKET/RUN" in refused("run", TINY, "--out", "s3:/bucket/run")
+
+
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "Free space there"), (errno.EADDRINUSE, "Choose another port")])
+def test_what_the_machine_refuses_is_said_with_a_remedy(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/full/disk")
+
+    monkeypatch.setattr("magdi_ray.cli.commands.config_schema", fails)
+    said = refused("config", "schema")
+    assert f"MachineError {os.strerror(number)}: /full/disk." in said
+    assert remedy in said
+
+
+def test_an_error_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("magdi_ray.cli.commands.config_schema", fails)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        cli.main(["config", "schema"])
+
+
+def test_an_override_says_what_is_there_instead(refused: Refused) -> None:
+    assert "debate.agents is a list of 3, counted from 0; it has no '7'" in refused(
+        "run", TINY, "--set", "debate.agents.7.name=z"
+    )
+    assert "name is the value 'tiny'; it has no 'x'" in refused("run", TINY, "--set", "name.x=z")
+
+
+def test_yaml_that_is_none_is_told_with_its_file_and_line(refused: Refused, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: x\ntask: {name: tiny\n")
+    assert f"in {file}, line 2" in refused("run", file)
+    file.write_text("")
+    assert "found nothing" in refused("run", file)
 
 
 def test_recorded_debates_are_imported_shown_and_counted(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 from magdi_ray.agents.weights import resolve_model
+from magdi_ray.cluster import socket_directory
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.endpoint import example_call, from_model, serve_path
@@ -42,6 +45,34 @@ def test_what_cannot_be_served_so_is_told(task: str | None, override: str, told:
     with pytest.raises(MagdiError, match=told) as error:
         from_model(STUDENT, task=task, overrides=[override])
     assert "sk-magdi" not in str(error.value)
+
+
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", "Address already in use"), ("192.0.2.77", "listen at 192.0.2.77")])
+def test_an_address_that_nobody_can_listen_at_is_told_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, host: str, told: str
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was about to start")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("magdi_ray.endpoint.ray_session", started)
+    monkeypatch.setattr("magdi_ray.endpoint.serve_over_http", started)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        overrides = [f"serve.host={host}", f"serve.port={taken.getsockname()[1]}"]
+        with pytest.raises(ConfigError, match=told):
+            serve_path(str(STUDENT), student=None, task="tiny", overrides=overrides)
+
+
+def test_sockets_of_the_proxy_have_short_paths_wherever_temporary_files_go(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with tempfile.TemporaryDirectory(prefix="magdi-serve-", dir=socket_directory()) as made:
+        assert len(f"{made}/{'a' * 56}/metrics.sock") <= 97
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")
+    assert socket_directory() == "/tmp"
 
 
 def test_a_directory_that_is_neither_is_told(tmp_path: Path) -> None:

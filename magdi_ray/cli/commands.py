@@ -34,7 +34,7 @@ from magdi_ray.cli.submit import submit
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
-from magdi_ray.errors import MagdiError
+from magdi_ray.errors import MagdiError, of_machine
 from magdi_ray.observe.logs import set_up
 from magdi_ray.runs import Run
 
@@ -179,9 +179,12 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         set_up()
         app(arguments, prog_name="magdi")
-    except MagdiError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]", end=" ")
-        console.print(str(error), markup=False, soft_wrap=True)
+    except (MagdiError, OSError) as error:
+        told = of_machine(error) if isinstance(error, OSError) else error
+        if told is None:
+            raise
+        console.print(f"[bold red]{type(told).__name__}[/]", end=" ")
+        console.print(str(told), markup=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         console.print("Interrupted. What is finished is kept; run the same command to go on.")

@@ -53,7 +53,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - options, each of which a person may le
         given |= {"--include-path": include_path, "--limit": limit, "--fewshot": fewshot, "--batch-size": batch_size}
         given |= {"--chat-template": chat_template or None}
         if named := [name for name, value in given.items() if value is not None]:
-            raise ConfigError(f"{', '.join(named)} belong{'s' * (len(named) == 1)} to --lm-eval TASKS.")
+            raise ConfigError(
+                f"{', '.join(named)} belong{'s' * (len(named) == 1)} to --lm-eval TASKS. Give it, or leave them out."
+            )
         run_until("evaluation", config, out_, set_, resume)
         return
     from magdi_ray.cluster import set_environment

@@ -107,7 +107,9 @@ def graph_show(
             return
         known.append(mag.question.id)
     near = difflib.get_close_matches(question_id, known, n=3) or known[:3]
-    raise GraphError(f"No graph of question {question_id!r} in {run}. It holds {len(known)}, such as {', '.join(near)}.")
+    raise GraphError(
+        f"No graph of question {question_id!r} in {run}. It holds {len(known)}, such as {', '.join(near)}. Name one of them."
+    )
 
 
 @graph_app.command("stats")

@@ -97,4 +97,4 @@ def write(file: Path, text: str) -> None:
         os.chmod(temporary, mode)
         os.replace(temporary, target)
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be written: {error.strerror}.") from None
+        raise ConfigError(f"{file}: cannot be written: {error.strerror}. Name another --file.") from None

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from magdi_ray.config import RunConfig, load_config
+from magdi_ray.observe.screen import Screen
 from magdi_ray.runs import Resume, Run
 
-out = Console(highlight=False)
+out = Screen(highlight=False)
 """Where results go; progress and remarks go to `progress.console`."""
 
 UNCUT = 1000
@@ -22,7 +23,7 @@ UNCUT = 1000
 def print_table(table: RenderableType) -> None:
     """Print a table as wide as the terminal (or as COLUMNS says), and as wide as it needs to be where there is none."""
     fitted = out.is_terminal or "COLUMNS" in os.environ
-    Console(highlight=False, width=None if fitted else UNCUT).print(table)  # anew: a console keeps the width it began with
+    Screen(highlight=False, width=None if fitted else UNCUT).print(table)  # anew: a console keeps the width it began with
 
 
 def option(*names: str, **settings: Any) -> Any:

@@ -73,7 +73,10 @@ def _check_name(task: str) -> None:
     if task in READERS:
         return
     if task in TASKS:
-        raise TaskError(f"--task {task}: the questions of {task} are generated, so there is no file of them to check.")
+        raise TaskError(
+            f"--task {task}: the questions of {task} are generated, so there is no file of them to check. Leave --task out, or "
+            "name another."
+        )
     near = difflib.get_close_matches(task.lower(), READERS, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise TaskError(f"--task must be one of {', '.join(READERS)}; found {task!r}.{hint}")

@@ -38,9 +38,9 @@ def is_page(path: Path) -> bool:
 def _check(path: Path, option: str) -> None:
     try:
         if path.is_dir():
-            raise ConfigError(f"{option} names the file to write, {path} is a directory.")
+            raise ConfigError(f"{option} names the file to write, {path} is a directory. Name a file in it.")
         if path.exists() and not path.is_file():
-            raise ConfigError(f"{option} names the file to write, {path} is a device or a pipe.")
+            raise ConfigError(f"{option} names the file to write, {path} is a device or a pipe. Name another one.")
         if (above := next(one for one in path.absolute().parents if one.exists())) and not above.is_dir():
             raise ConfigError(f"{option} {path} cannot be written: {above} is no directory. Name another file.")
         path.parent.mkdir(parents=True, exist_ok=True)

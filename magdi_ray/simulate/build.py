@@ -35,7 +35,10 @@ def build(config: RunConfig, *, cluster: Cluster | None = None, measured: Measur
     """
     debate = config.debate
     if debate is None:
-        raise ConfigError("There are no debates to simulate: the graphs come from a file (graph.source).")
+        raise ConfigError(
+            "There are no debates to simulate: the graphs come from a file (graph.source). Leave --cluster out to "
+            "plan its training."
+        )
     said: list[str] = []
     engines = [a.engine for a in debate.agents if isinstance(a.engine, ApiEngine)]
     names = list(dict.fromkeys(engine.provider for engine in engines))
@@ -159,7 +162,7 @@ def rehearse(config: RunConfig, debate: DebateConfig) -> tuple[Trace, ...]:
     count = count_questions(config.task, golds=golds)
     sample = list(islice(iter_questions(config.task, golds=golds), 0, None, max(1, -(-count // SAMPLE))))[:SAMPLE]
     if not sample:
-        raise ConfigError("There is no question to plan for.")
+        raise ConfigError("There is no question to plan for. Check task.path and task.limit.")
     recorder = _Recorder(load_protocol(debate.protocol, load_task(config.task)), [agent.name for agent in debate.agents])
     task, answers = recorder.task, list[str]()
     for candidate in (*(q.gold for q in sample if q.gold is not None), *FALLBACK_ANSWERS):
@@ -167,7 +170,10 @@ def rehearse(config: RunConfig, debate: DebateConfig) -> tuple[Trace, ...]:
         if read is not None and not any(task.same(read, other) for other in answers):
             answers.append(read)
     if not answers:
-        raise ConfigError(f"The task {task.name!r} reads no answer that could be made up, so that no debate can be rehearsed.")
+        raise ConfigError(
+            f"The task {task.name!r} reads no answer that could be made up, so that no debate can be rehearsed. "
+            "Run it on a few questions instead (task.limit)."
+        )
     made_up = Rehearsal(debate, recorder, answers[: len(FALLBACK_ANSWERS)], random.Random(config.seed))
     for question in sample:
         for _ in range(PLAYS):

@@ -106,7 +106,9 @@ def calibrate(run: str | Path) -> Measured:
         raise ConfigError(f"{root} cannot be calibrated on: it has no finished debates (debates/manifest.json). Run it first.")
     config = load_config(root / "config.yaml")
     if config.debate is None:
-        raise ConfigError(f"{root} cannot be calibrated on: its graphs come from a file, it held no debates.")
+        raise ConfigError(
+            f"{root} cannot be calibrated on: its graphs come from a file, it held no debates. Name a run that did."
+        )
     facts = manifest["facts"]
     if facts.get("replies already in the store"):
         raise ConfigError(
@@ -117,7 +119,7 @@ def calibrate(run: str | Path) -> Measured:
     debates = _debates(root)
     traces = tuple(found for debate in debates if (found := _trace(debate, names)))
     if not traces or not stored:
-        raise ConfigError(f"{root} cannot be calibrated on: no debate in it has a reply.")
+        raise ConfigError(f"{root} cannot be calibrated on: no debate in it has a reply. Name a run whose debates succeeded.")
     api = [agent.name for agent in config.debate.agents if agent.engine.type == "api"]
     local = [agent for agent in config.debate.agents if agent.engine.type != "api"]
     latency, remarks = _latencies(debates, stored, api)
@@ -155,7 +157,9 @@ def _stored(root: Path, config: RunConfig) -> Iterator[Stored]:
     assert config.debate is not None
     folder = root / "replies" if config.debate.replies is None else Path(config.debate.replies)
     if not folder.is_dir():
-        raise ConfigError(f"{root} cannot be calibrated on: its replies are not in a local directory ({folder}).")
+        raise ConfigError(
+            f"{root} cannot be calibrated on: its replies are not in a local directory ({folder}). Copy them there."
+        )
     for file in sorted(folder.glob("*.jsonl")):
         for line in file.open(encoding="utf-8"):
             row = json.loads(line)
