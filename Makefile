@@ -3,7 +3,7 @@
 #   make test   linter, type checker and all tests on one Ray
 #   make e2e    tests on Ray clusters of several nodes, as processes of this machine: jobs, lost nodes, autoscaling
 #   make chaos  SEEDS=20 runs of a whole pipeline, each with something that breaks, and the books of each (docs/reliability.md)
-#   make fuzz   every parser of foreign data on damaged samples, for SECONDS_OF_FUZZING=300
+#   make fuzz   invariants on many more examples; every parser of foreign data on damaged samples, for SECONDS_OF_FUZZING=300
 #   make docs-test    every code block of README.md and docs/, in an empty folder, beside what it is said to do
 #   make coverage     what of the package make test runs, by module
 #   make audit  known weaknesses of the pinned packages (asks a public service), and of the code
@@ -77,6 +77,7 @@ chaos: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos --seeds $(SEEDS) --out build/chaos
 
 fuzz: $(VENV)/.installed-dev
+	MAGDI_EXAMPLES=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/properties
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS_OF_FUZZING)
 
 docs-test: $(VENV)/.installed-dev

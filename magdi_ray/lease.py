@@ -273,7 +273,7 @@ class Lease:
         try:
             data = json.loads(read_text(f"{self.place}/{name}") or "")
             return Record(data["number"], Holder(**data["holder"]), data["renewals"], data["released"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def _delete(self, name: str) -> None:

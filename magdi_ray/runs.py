@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from magdi_ray.config import RunConfig, content_hash, dump_config
+from magdi_ray.config.reading import read_file, read_yaml
 from magdi_ray.errors import RunError
 from magdi_ray.lease import Lease
 from magdi_ray.mirror import STAGES, Mirror, file_of
@@ -393,7 +394,5 @@ def _hash_files(files: Mapping[str, Path]) -> str:
 
 
 def _stored_name(stored: Path) -> str | None:
-    import yaml
-
-    data = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    data = read_yaml(read_file(stored), str(stored))
     return data.get("name") if isinstance(data, dict) else None

@@ -162,7 +162,10 @@ def _stored(root: Path, config: RunConfig) -> Iterator[Stored]:
         )
     for file in sorted(folder.glob("*.jsonl")):
         for line in file.open(encoding="utf-8"):
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:  # what was being written when a process ended
+                continue
             text = row["text"]
             beside = len(line.encode()) - len(text.encode())
             yield Stored(row["agent"], row["at"], row["tokens_in"], row["tokens_out"], text, beside)

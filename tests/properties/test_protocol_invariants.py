@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from magdi_ray.agents.base import Message, Reply, Sampling
@@ -114,6 +114,12 @@ def debates(draw: st.DrawFn, names: Sequence[str] = ALL) -> tuple[DebateProtocol
     return protocols[name], agents, Script(words, failing)
 
 
+def unread_beside_read() -> Script:
+    """One agent whose replies say something and answer nothing, which a round table does not show, and one that answers."""
+    said_by = {"a": ("{mark}. hm", "", 18, "", None), "b": ("{mark}. {end}", "The answer is 18.", 18, "", None)}
+    return Script({(agent, number): words for agent, words in said_by.items() for number in range(4)})
+
+
 def held(protocol: DebateProtocol, agents: Sequence[str], script: Script) -> Debate:
     seats = {agent: Seat(script.teacher(agent), Sampling()) for agent in agents}
     return asyncio.run(hold_debate(protocol, QUESTION, seats=seats, seed=0))
@@ -141,6 +147,7 @@ def test_a_debate_ends_in_time_and_its_graph_holds_exactly_its_replies(case: tup
 
 
 @rule(100)
+@example((Reconcile(TASK, 1), ["a", "b"], unread_beside_read()))
 @given(debates())
 def test_edges_run_from_earlier_rounds_and_only_from_what_was_shown(case: tuple[DebateProtocol, list[str], Script]) -> None:
     protocol, agents, script = case
