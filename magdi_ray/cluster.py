@@ -11,13 +11,14 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from magdi_ray.errors import ConfigError
+from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.observe.logs import WORKER_HOOK
 from magdi_ray.observe.where import handed_on
 from magdi_ray.placement import GROUP, Fleet, fleet_of
@@ -49,6 +50,9 @@ longer to come up than the five seconds after which Serve gives it up."""
 
 SHORTEST = "/tmp"  # noqa: S108 - a directory is made in it under a name nobody knows
 
+FOLLOWED = "The above exception was the direct cause of the following exception:"
+"""What Python writes between an error and what it led to."""
+
 COORDINATION = 2
 """Logical CPUs of a local Ray beyond the machine's cores."""
 
@@ -71,6 +75,9 @@ def ray_session(
     `num_cpus` logical CPUs and shut down at the end, with its Serve applications. None takes the machine's cores and
     `COORDINATION` more, for readers, writers and controllers that mostly wait: without them a pool that fills the machine
     would wait for its own input.
+
+    Raises:
+        EngineError: a local Ray did not come up within the time that Ray gives it.
     """
     given = _given_by_job()
     variables = {name: value for name, value in {**set_environment(), **handed_on()}.items() if name not in given}
@@ -78,16 +85,17 @@ def ray_session(
 
     connect, local = not ray.is_initialized(), not joins_cluster()
     if connect:
-        ray.init(
-            address="local" if local else os.environ["RAY_ADDRESS"],
-            num_cpus=(num_cpus or cores() + COORDINATION) if local else None,
-            include_dashboard=False if local else None,
-            logging_level=logging.ERROR if quiet else logging.INFO,
-            log_to_driver=not quiet,
-            runtime_env={"env_vars": variables, "worker_process_setup_hook": WORKER_HOOK},
-            _temp_dir=temp_dir if local else None,
-            _metrics_export_port=metrics_port if local else None,
-        )
+        with _started_in_time():
+            ray.init(
+                address="local" if local else os.environ["RAY_ADDRESS"],
+                num_cpus=(num_cpus or cores() + COORDINATION) if local else None,
+                include_dashboard=False if local else None,
+                logging_level=logging.ERROR if quiet else logging.INFO,
+                log_to_driver=not quiet,
+                runtime_env={"env_vars": variables, "worker_process_setup_hook": WORKER_HOOK},
+                _temp_dir=temp_dir if local else None,
+                _metrics_export_port=metrics_port if local else None,
+            )
     from ray import serve
 
     for name in QUIET if quiet else ():
@@ -99,6 +107,19 @@ def ray_session(
             serve.shutdown()
         if connect:
             ray.shutdown()
+
+
+@contextmanager
+def _started_in_time() -> Iterator[None]:
+    """Ray's own words for a node that took too long, as an error for people."""
+    try:
+        yield
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise EngineError(
+            "Ray did not start within the 30 s that it gives itself. Look whether the machine is overloaded, and try again."
+        ) from error
 
 
 @contextmanager
@@ -264,6 +285,35 @@ def _launched() -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "available_node_types" in found else None
 
 
+def on_own_node() -> Any:
+    """The scheduling strategy of a small actor that a stage cannot do without: it is lost with the driver's node and no other."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+
+
+@contextmanager
+def ending_actors() -> Iterator[Callable[[Any], Any]]:
+    """What it yields takes actors, and returns them; they end with the body. By themselves they would end with their last handle,
+    and Ray Data's plan, which has one, is a cycle of references: a driver that goes on would keep them until Python looks for
+    such cycles, which may be never."""
+    import ray
+    from ray.exceptions import RayError
+
+    def end(actor: Any) -> None:
+        with suppress(RayError):  # it is gone with its cluster
+            ray.kill(actor)
+
+    with ExitStack() as ended:
+
+        def until_end(actor: Any) -> Any:
+            ended.callback(end, actor)
+            return actor
+
+        yield until_end
+
+
 def machine() -> tuple[int, int]:
     """CPU cores and GPUs of this machine."""
     import torch
@@ -282,4 +332,12 @@ def root_cause(error: BaseException) -> str:
     if isinstance(inner, dict) and inner:
         return "; ".join(f"worker {rank}: {root_cause(e)}" for rank, e in list(inner.items())[:2])
     cause = getattr(error, "cause", None) or error.__cause__
+    if type(cause).__name__ == "UserCodeException":  # Ray Data's, whose own cause comes from the worker as a text only
+        return _last_of_traceback(str(error).rpartition(FOLLOWED)[0]) or root_cause(cause)
     return root_cause(cause) if isinstance(cause, BaseException) else f"{type(error).__name__}: {error}".strip()
+
+
+def _last_of_traceback(text: str) -> str:
+    """The error that a traceback ends with; "" where there is none."""
+    after = text.rpartition('\n  File "')[2].splitlines()[1:]
+    return "\n".join(dropwhile(lambda line: line.startswith("    "), after)).strip()

@@ -21,7 +21,8 @@ from magdi_ray.config.base import absolute
 from magdi_ray.config.distil import ScratchModel
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import GraphSource
-from magdi_ray.debate.store import read_debates, read_debates_of, write_debates
+from magdi_ray.debate.order import read_debates_of
+from magdi_ray.debate.store import read_debates, write_debates
 from magdi_ray.errors import ConfigError
 from magdi_ray.graph.build import build_mag
 from magdi_ray.graph.formats import Import, import_debates

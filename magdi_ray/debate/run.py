@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from magdi_ray.agents.budget import Spend
 from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PoolSpec, deploy_engines, retire_engines, unique_app
-from magdi_ray.cluster import quiet_ray_data, root_cause
+from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data, root_cause
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.config.sections import DebateConfig
@@ -73,9 +73,14 @@ def run_debates(stage: DebateStage, *, source: str, out: Path, shared: str, log:
         EngineError: an engine cannot be deployed, or more than `debate.max_failed_share` of the debates failed.
         RunError: the budget is spent; says how to go on.
     """
+    import ray
+
     config = stage.debate
     apps = {a.name: unique_app("debate", a.name) for a in config.agents if not isinstance(a.engine, ApiEngine)}
-    with _actors(stage) as (ledger, limiter):
+    with ending_actors() as until_end:
+        options = {"num_cpus": 0, "scheduling_strategy": on_own_node()}
+        ledger = until_end(ray.remote(**options)(Ledger).remote(stage.rows, config.max_failed_share))
+        limiter = until_end(_limiter(stage))
         started = time.monotonic()
         deploy_engines(pool_specs(config, apps, stage.config.resources.agents))
         deployed = time.monotonic()
@@ -99,30 +104,6 @@ def run_debates(stage: DebateStage, *, source: str, out: Path, shared: str, log:
     check_failures(final, config.max_failed_share)
     seconds = {"seconds_deploying": round(deployed - started, 1), "seconds_debating": round(time.monotonic() - deployed, 1)}
     return facts(final, state) | seconds
-
-
-@contextmanager
-def _actors(stage: DebateStage) -> Iterator[tuple[Any, Any]]:
-    """The stage's ledger and limiter, two processes that end with the body. By themselves they would end with their last handle,
-    and Ray Data's plan, which has them, is a cycle of references: a driver that goes on would keep them until Python looks for
-    such cycles, which may be never."""
-    import ray
-
-    with ExitStack() as ended:
-
-        def until_end(actor: Any) -> Any:
-            ended.callback(_end, actor)
-            return actor
-
-        ledger = until_end(ray.remote(num_cpus=0)(Ledger).remote(stage.rows, stage.debate.max_failed_share))
-        yield ledger, until_end(_limiter(stage))
-
-
-def _end(actor: Any) -> None:
-    import ray
-
-    with suppress(RayError):  # it is gone with its cluster
-        ray.kill(actor)
 
 
 def _told(answer: Any, otherwise: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,6 @@ TURN = pa.struct(
         pa.field("role", pa.string(), nullable=False),
     ]
 )
-
-GROUPS_HELD, CHUNKS_HELD, CHUNK = 16, 64, 32
-"""In memory while debates are read in the order of their questions: row groups, and of those so many chunks of so many rows as
-Python's own objects. Debates end nearly in that order."""
 
 TURN_FIELDS = tuple(field.name for field in fields(Turn))
 
@@ -110,31 +105,3 @@ def read_debates(directory: Path) -> Iterator[Debate]:
     for path in sorted(directory.glob("*.parquet")):
         for batch in pq.ParquetFile(path).iter_batches():
             yield from map(from_row, batch.to_pylist())
-
-
-def read_debates_of(questions: Iterable[str], directory: Path) -> Iterator[Debate]:
-    """The debates of some questions, in the questions' order; a few row groups in memory, and where each debate is.
-
-    In a stage directory they lie in the order in which they ended, which is another in every run.
-    """
-    files = sorted(directory.glob("*.parquet"))
-    places: dict[str, tuple[int, int, int]] = {}
-    for number, path in enumerate(files):
-        with pq.ParquetFile(path) as parquet:
-            for group in range(parquet.num_row_groups):
-                ids = parquet.read_row_group(group, columns=["question_id"])["question_id"].to_pylist()
-                places |= {question: (number, group, row) for row, question in enumerate(ids)}
-
-    @lru_cache(GROUPS_HELD)
-    def table(number: int, group: int) -> pa.Table:
-        with pq.ParquetFile(files[number]) as parquet:
-            return parquet.read_row_group(group)
-
-    @lru_cache(CHUNKS_HELD)
-    def chunk(number: int, group: int, which: int) -> list[dict[str, Any]]:
-        return table(number, group).slice(which * CHUNK, CHUNK).to_pylist()  # type: ignore[no-any-return, unused-ignore]
-
-    for question in questions:
-        if (place := places.get(question)) is not None:
-            number, group, row = place
-            yield from_row(chunk(number, group, row // CHUNK)[row % CHUNK])

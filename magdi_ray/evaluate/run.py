@@ -24,7 +24,7 @@ from magdi_ray.agents.base import Engine, Message, Reply, Sampling
 from magdi_ray.agents.limiter import LimiterClient, start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.agents.store import ReplyStore, StoredEngine
-from magdi_ray.cluster import quiet_ray_data
+from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.debate.reading import merge_repair, repair_messages
 from magdi_ray.errors import EngineError
@@ -173,36 +173,37 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, sha
     """
     import ray
 
-    tally = ray.remote(num_cpus=0)(Tally).remote()
-    engines = [one.engine for one in exam.candidates]
-    limiter = start_limiter({engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)})
     asked_of, times = read_asked(questions), Path(exam.times)
     asked_at = f"{shared}/{questions.name}"
     deliver(questions, asked_at)
     done = answered(exam, asked_of)
     total = rows * sum(1 + one.samples for one in exam.candidates)
     measured = Measured(total)
+    engines = [one.engine for one in exam.candidates]
+    limits = {engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)}
+    with ending_actors() as until_end:
+        tally = until_end(ray.remote(num_cpus=0, scheduling_strategy=on_own_node())(Tally).remote())
+        limiter = until_end(start_limiter(limits))
 
-    def look(progress: Progress) -> None:
-        answers, failed = ray.get(tally.read.remote())
-        progress.update(answers.total(), note=f"{failed.total()} failed" if failed.total() else "")
-        measured.tell(answers, failed)
+        def look(progress: Progress) -> None:
+            answers, failed = ray.get(tally.read.remote())
+            progress.update(answers.total(), note=f"{failed.total()} failed" if failed.total() else "")
+            measured.tell(answers, failed)
 
-    with polled(Progress("evaluate", total), look):
-        for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources(), done)):
-            deployed = [one for one in wave if not one.remote and one.label not in done]
-            apps = {one.label: unique_app("evaluate", one.label) for one in deployed}
-            deploy_engines([pool_spec(apps[one.label], one, exam) for one in deployed])
-            try:
-                target = out / f"wave-{number:02d}"
-                _stream(
-                    exam.of(wave), apps, tally, limiter, questions=asked_at, rows=rows, out=f"{shared}/{out.name}/{target.name}"
-                )
-                collect(f"{shared}/{out.name}/{target.name}", target)
-                few = first_of_each_set(asked_of, exam.latency_questions)
-                write_times(times, exam, asyncio.run(time_alone(exam.of(wave), apps, few)))
-            finally:
-                retire_engines(list(apps.values()))
+        with polled(Progress("evaluate", total), look):
+            for number, wave in enumerate(waves(exam.candidates, ray.cluster_resources(), done)):
+                deployed = [one for one in wave if not one.remote and one.label not in done]
+                apps = {one.label: unique_app("evaluate", one.label) for one in deployed}
+                deploy_engines([pool_spec(apps[one.label], one, exam) for one in deployed])
+                try:
+                    target = out / f"wave-{number:02d}"
+                    there = f"{shared}/{out.name}/{target.name}"
+                    _stream(exam.of(wave), apps, tally, limiter, questions=asked_at, rows=rows, out=there)
+                    collect(there, target)
+                    few = first_of_each_set(asked_of, exam.latency_questions)
+                    write_times(times, exam, asyncio.run(time_alone(exam.of(wave), apps, few)))
+                finally:
+                    retire_engines(list(apps.values()))
     check_answers(out, exam.max_failed_share)
     return read_times(times, exam)
 

@@ -69,7 +69,8 @@ class Meter:
 
     def _connected(self) -> bool:
         ray = sys.modules.get("ray")
-        return ray is not None and not self._failed and bool(ray.is_initialized())
+        ready = getattr(ray, "is_initialized", None)  # another thread may be in the middle of importing it
+        return ready is not None and not self._failed and bool(ready())
 
     def _send(self, key: Key, value: float) -> None:
         name, labels = key

@@ -1,0 +1,44 @@
+"""Ray as stages see it: whose words an error has, and what ends with a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from magdi_ray.agents.limiter import start_limiter
+from magdi_ray.cluster import ending_actors, on_own_node, root_cause
+
+pytestmark = pytest.mark.cluster
+
+
+def test_an_error_within_ray_data_is_told_in_the_workers_own_words(ray_cluster: None) -> None:
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
+    class Refusing:  # in here, so that workers get it and need no tests of ours
+        async def __call__(self, batch: dict[str, Any]) -> Any:
+            raise ValueError("the books are closed:\n come tomorrow")
+            yield batch
+
+    with pytest.raises(Exception, match="UDF failed") as raised:
+        ray.data.range(4).map_batches(Refusing, compute=ActorPoolStrategy(size=1), num_cpus=0.1).materialize()
+    assert root_cause(raised.value) == "ValueError: the books are closed:\n come tomorrow"
+
+
+def test_an_actor_that_a_stage_cannot_do_without_is_wanted_on_the_drivers_node(ray_cluster: None) -> None:
+    import ray
+
+    wanted = on_own_node()
+    assert (wanted.node_id, wanted.soft) == (ray.get_runtime_context().get_node_id(), True)
+
+
+def test_an_actor_ends_with_its_stage_also_while_somebody_holds_it(ray_cluster: None) -> None:
+    import ray
+    from ray.exceptions import RayActorError
+
+    with ending_actors() as until_end:
+        actor = until_end(start_limiter({}))
+        ray.get(actor.read.remote())
+    with pytest.raises(RayActorError):
+        ray.get(actor.read.remote(), timeout=30)
