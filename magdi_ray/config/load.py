@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from magdi_ray.config.base import Section
 from magdi_ray.config.engines import UNQUOTED
-from magdi_ray.config.reading import MOST_DEEP, cut, read_mapping, read_yaml, short
+from magdi_ray.config.reading import MOST_DEEP, Dumper, cut, read_mapping, read_yaml, short
 from magdi_ray.config.run import RunConfig
 from magdi_ray.errors import ConfigError
 
@@ -297,7 +297,7 @@ def _tags(model: type[BaseModel]) -> set[str]:
 
 def dump_config(config: RunConfig) -> str:
     """The resolved configuration as YAML; reading it back gives an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def config_schema() -> dict[str, Any]:

@@ -61,7 +61,9 @@ def prepare_attention(decoder: PreTrainedModel, choice: Path | Literal["auto"], 
         if choice == "flex" and not reason:
             reason = NO_CPU_BACKWARD if kind == "cpu" else _attention_dropout(decoder)
         if choice != "padded" and reason:
-            raise ConfigError(f"distil.student.packing {choice!r} cannot be used: {reason}. Set `packing: padded`, which always can.")
+            raise ConfigError(
+                f"distil.student.packing {choice!r} cannot be used: {reason}. Set `packing: padded`, which always can."
+            )
     if chosen != "padded":
         decoder.set_attn_implementation(NAMES[chosen])
     elif reason is None and getattr(decoder.config, "attn_logit_softcapping", None):

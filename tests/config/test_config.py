@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from magdi_ray.config import RunConfig, config_schema, content_hash, dump_config, load_config
 from magdi_ray.config.base import shaping
 from magdi_ray.config.engines import TransformersEngine
+from magdi_ray.config.load import parse_config
+from magdi_ray.config.reading import read_yaml
 from magdi_ray.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -111,6 +113,11 @@ def test_overrides_reach_into_lists_and_new_sections(tmp_path: Path) -> None:
     assert config.debate.agents[0].sampling.temperature == 0.5
     assert config.evaluate.splits == ("dev",)
     assert config.distil.train.learning_rate == 5e-6
+
+
+def test_a_text_that_looks_like_a_number_is_written_as_a_text(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL, "serve.cors_origins=['0e0', '5e6']")
+    assert parse_config(read_yaml(dump_config(config), "here"), "here") == config
 
 
 @pytest.mark.parametrize("override", ["nothing", "debate.agents.7.name=x", "name.first=x"])
