@@ -332,7 +332,9 @@ def root_cause(error: BaseException) -> str:
     if isinstance(inner, dict) and inner:
         return "; ".join(f"worker {rank}: {root_cause(e)}" for rank, e in list(inner.items())[:2])
     cause = getattr(error, "cause", None) or error.__cause__
-    if cause is not None and type(cause).__name__ == "UserCodeException":  # Ray Data's, whose own cause comes from the worker as a text only
+    if (
+        cause is not None and type(cause).__name__ == "UserCodeException"
+    ):  # Ray Data's, whose own cause comes from the worker as a text only
         return _last_of_traceback(str(error).rpartition(FOLLOWED)[0]) or root_cause(cause)
     return root_cause(cause) if isinstance(cause, BaseException) else f"{type(error).__name__}: {error}".strip()
 
