@@ -40,7 +40,7 @@ unit: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile --no-loadscope-reorder
 
 e2e: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e tests/cluster tests/chaos
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e tests/cluster
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
