@@ -13,18 +13,13 @@ import argparse
 import json
 import re
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from benchmarks import replies
-from benchmarks.openai_server import ROOT, Chat, Protocol, RunningServer, arguments
+from benchmarks.openai_server import Chat, arguments, serve_forever
 
 NUMBER = re.compile(r"^Farm (\d+) has ")
 
@@ -95,37 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     listener = socket.create_server((options.host, options.port), backlog=4096)
     with options.ledger.open("w", encoding="ascii") as ledger:
-        config = uvicorn.Config(
-            create_app(options, ledger),
-            http=Protocol,
-            loop="uvloop",
-            log_level="error",
-            access_log=False,
-            lifespan="off",
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=1,
-        )
-        print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-@contextmanager
-def counting_server(ledger: Path, **options: object) -> Iterator[RunningServer]:
-    """A server in a process of its own, with options named as on the command line."""
-    command = [sys.executable, "-m", "benchmarks.counting_server", "--ledger", str(ledger)]
-    for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.wait()} before it was ready")
-    server = RunningServer(process, f"http://127.0.0.1:{json.loads(line)['port']}/v1")
-    try:
-        yield server
-    finally:
-        server.stop()
-        process.stdout.close()
+        serve_forever(create_app(options, ledger), listener)
 
 
 if __name__ == "__main__":

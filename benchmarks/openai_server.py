@@ -290,8 +290,13 @@ def main() -> None:
     if options.mode == "recorded" and options.recording is None:
         raise SystemExit("--mode recorded needs --recording FILE")
     listener = socket.create_server((options.host, options.port), backlog=4096)
+    serve_forever(create_app(options), listener)
+
+
+def serve_forever(app: ASGIApp, listener: socket.socket) -> None:
+    """Say the port as a line of JSON, and answer until killed."""
     config = uvicorn.Config(
-        create_app(options),
+        app,
         http=Protocol,
         loop="uvloop",
         log_level="error",
@@ -332,9 +337,9 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(**options: Any) -> Iterator[RunningServer]:
+def running_server(module: str = "benchmarks.openai_server", **options: Any) -> Iterator[RunningServer]:
     """A server with these options, named as on the command line (`latency=0.2`, `fault_429=0.1`, `no_structured=True`)."""
-    command = [sys.executable, "-m", "benchmarks.openai_server"]
+    command = [sys.executable, "-m", module]
     for name, value in options.items():
         if value is not False and value is not None:
             command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,19 @@ BLOCKS = 12
 """A slope is fitted to the means of so many equal stretches: single looks follow one another too closely to count as evidence."""
 
 Groups = Mapping[str, Sequence[psutil.Process]]
+
+
+def end_with_family(process: subprocess.Popen[bytes], *, grace_s: float) -> None:
+    """Ask a process to end, and after `grace_s` seconds end it and whatever it had started."""
+    family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=grace_s)
+    for one in family:
+        with suppress(psutil.Error):
+            one.kill()
+    process.kill()
+    process.wait()
 
 
 @dataclass(slots=True)

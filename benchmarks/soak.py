@@ -40,7 +40,7 @@ import psutil
 import yaml
 
 from benchmarks import soak_load
-from benchmarks.processes import Groups, Watch, title, watching
+from benchmarks.processes import Groups, Watch, end_with_family, title, watching
 from benchmarks.soak_probe import Probe, probing
 from benchmarks.soak_report import draw, growths, markdown
 from magdi_ray.agents.weights import resolve_model
@@ -113,15 +113,7 @@ def serving(folder: Path) -> Iterator[Live]:
         wait_ready(url, process, folder / "serve.log")
         yield Live(url, process, access, soak_load.Keys(good, limited))
     finally:
-        family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
-        for one in family:
-            with suppress(psutil.Error):
-                one.kill()
-        process.kill()
-        process.wait()
+        end_with_family(process, grace_s=60)
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

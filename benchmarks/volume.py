@@ -33,9 +33,8 @@ import psutil
 import yaml
 
 from benchmarks import volume_books
-from benchmarks.counting_server import counting_server
 from benchmarks.debate_throughput import write_questions
-from benchmarks.openai_server import RunningServer
+from benchmarks.openai_server import RunningServer, running_server
 from benchmarks.processes import Groups, Watch, title, watching
 from benchmarks.volume_report import STAGES, Growth, draw, growths, markdown, peaks, speed
 from tests.debates_at_scale import kill_family
@@ -187,7 +186,7 @@ def measure(folder: Path, options: argparse.Namespace) -> tuple[Watch, dict[str,
     """One run: what was seen, the figures, the books, the growth."""
     write_questions(folder / "questions.jsonl", options.questions)
     ledger = folder / "ledger.txt"
-    with counting_server(ledger, latency=LATENCY, agents=AGENTS) as server:
+    with running_server("benchmarks.counting_server", ledger=ledger, latency=LATENCY, agents=AGENTS) as server:
         scene = Scene(folder, server)
         config = configuration(folder / "questions.jsonl", url=server.url)
         (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")

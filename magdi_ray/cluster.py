@@ -296,7 +296,7 @@ def on_own_node() -> Any:
 @contextmanager
 def ending_actors() -> Iterator[Callable[[Any], Any]]:
     """What it yields takes actors, and returns them; they end with the body. By themselves they would end with their last handle,
-    and Ray Data's plan, which has one, is a cycle of references: a driver that goes on would keep them until Python looks for
+    and after Ray Data's work one is held by a cycle of references: a driver that goes on would keep them until Python looks for
     such cycles, which may be never."""
     import ray
     from ray.exceptions import RayError

@@ -42,8 +42,8 @@ class Dumper(yaml.SafeDumper):
     """Writes what `Loader` reads: a text that it would take for a number (`5e6`, a commit's hash) stands in quotes."""
 
 
-for kind in (Loader, Dumper):
-    kind.add_implicit_resolver(
+for _kind in (Loader, Dumper):
+    _kind.add_implicit_resolver(
         "tag:yaml.org,2002:float",
         re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"),
         list("-+0123456789"),

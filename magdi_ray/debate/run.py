@@ -78,8 +78,8 @@ def run_debates(stage: DebateStage, *, source: str, out: Path, shared: str, log:
     config = stage.debate
     apps = {a.name: unique_app("debate", a.name) for a in config.agents if not isinstance(a.engine, ApiEngine)}
     with ending_actors() as until_end:
-        options = {"num_cpus": 0, "scheduling_strategy": on_own_node()}
-        ledger = until_end(ray.remote(**options)(Ledger).remote(stage.rows, config.max_failed_share))
+        beside_driver = ray.remote(num_cpus=0, scheduling_strategy=on_own_node())
+        ledger = until_end(beside_driver(Ledger).remote(stage.rows, config.max_failed_share))
         limiter = until_end(_limiter(stage))
         started = time.monotonic()
         deploy_engines(pool_specs(config, apps, stage.config.resources.agents))

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.processes import end_with_family
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.cluster import free_ports
 
@@ -105,15 +106,7 @@ def serving(directory: str | Path, *settings: str, temp: Path) -> Iterator[Live]
             wait_ready(live)
             yield live
         finally:
-            family = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
-            process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=30)
-            for one in family:
-                with suppress(psutil.Error):
-                    one.kill()
-            process.kill()
-            process.wait()
+            end_with_family(process, grace_s=30)
 
 
 def wait_ready(live: Live) -> None:
