@@ -124,12 +124,13 @@ def test_a_bomb_is_given_up_before_it_fills_the_memory() -> None:
         (zlib.compress(b"four")[2:-4], "deflate"),
         (b"four", ""),
     ],
+    ids=["gzip", "deflate", "deflate without a head", "nothing"],  # gzip writes the time: no name for a test
 )
 def test_what_is_packed_as_asked_is_read(content: bytes, encoding: str) -> None:
     assert unpacked(content, encoding) == b"four"
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"four")[:-6], b"no gzip at all"])
+@pytest.mark.parametrize("content", [gzip.compress(b"four")[:-6], b"no gzip at all"], ids=["cut off", "another thing"])
 def test_a_damaged_reply_is_no_reply(content: bytes) -> None:
     with pytest.raises(aiohttp.ClientPayloadError):
         unpacked(content, "gzip")
