@@ -5,6 +5,7 @@ Knows nothing of the stages. The only module that calls `ray.init`.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -106,7 +107,24 @@ def ray_session(
         if connect and local:
             serve.shutdown()
         if connect:
-            ray.shutdown()
+            with _nothing_collected():
+                ray.shutdown()
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """The body without Python's search for cycles of references, in any thread.
+
+    Where a thread finds one that holds a reference of Ray's (Ray Data leaves such) while Ray is being shut down, Ray asks its worker,
+    which is gone by then, and ends the whole process with code 1."""
+    searching = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
 
 
 @contextmanager

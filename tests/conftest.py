@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from magdi_ray.lease import Lease
 from tests.browsing import browser  # noqa: F401 - a fixture
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -30,6 +31,22 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first: a file stays in one of several processes, and the others would wait for one that began last."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def leases_end_with_their_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each has a thread, which would go on to renew it until the last test."""
+    taken: list[Lease] = []
+    acquire = Lease.acquire
+
+    def remembering(self: Lease) -> int:
+        taken.append(self)
+        return acquire(self)
+
+    monkeypatch.setattr(Lease, "acquire", remembering)
+    yield
+    for lease in taken:
+        lease.release()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -42,3 +45,34 @@ def test_an_actor_ends_with_its_stage_also_while_somebody_holds_it(ray_cluster: 
         ray.get(actor.read.remote())
     with pytest.raises(RayActorError):
         ray.get(actor.read.remote(), timeout=30)
+
+
+GARBAGE = """
+import gc, sys, threading, time
+import ray
+from magdi_ray.cluster import ray_session
+
+held = []
+
+def drop():  # each reference in a cycle, for whichever thread looks for such next
+    while held:
+        cycle = [held.pop()]
+        cycle.append(cycle)
+        del cycle
+        time.sleep(0.001)
+
+with ray_session(num_cpus=1, temp_dir=sys.argv[1]):
+    gc.set_threshold(2)
+    held += [ray.put(1) for _ in range(8000)]
+    thread = threading.Thread(target=drop, daemon=True)
+    thread.start()
+assert held, "nothing was left to collect when Ray ended"
+time.sleep(0.5)
+print("goes on")
+"""
+
+
+def test_a_process_in_which_another_thread_collects_garbage_survives_the_end_of_ray() -> None:
+    with TemporaryDirectory(prefix="magdi-ray-") as short:
+        done = subprocess.run([sys.executable, "-c", GARBAGE, short], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "goes on"), done.stderr
