@@ -115,8 +115,8 @@ def ray_session(
 def _nothing_collected() -> Iterator[None]:
     """The body without Python's search for cycles of references, in any thread.
 
-    Where a thread finds one that holds a reference of Ray's (Ray Data leaves such) while Ray is being shut down, Ray asks its worker,
-    which is gone by then, and ends the whole process with code 1."""
+    Where a thread finds one that holds a reference of Ray's (Ray Data leaves such) while Ray is being shut down, Ray asks its
+    worker, which is gone by then, and ends the whole process with code 1."""
     searching = gc.isenabled()
     gc.collect()
     gc.disable()

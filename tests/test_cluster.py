@@ -74,5 +74,5 @@ print("goes on")
 
 def test_a_process_in_which_another_thread_collects_garbage_survives_the_end_of_ray() -> None:
     with TemporaryDirectory(prefix="magdi-ray-") as short:
-        done = subprocess.run([sys.executable, "-c", GARBAGE, short], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", GARBAGE, short], check=False, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "goes on"), done.stderr
