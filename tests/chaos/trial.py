@@ -117,18 +117,10 @@ class Trial:
         self.struck_now = False
         self.sight = look(self.run)
         driver = self.grounds.driver(self.run, self.output)
-        deadline = time.monotonic() + ATTEMPT_S
-        while driver.poll() is None:
-            if time.monotonic() > deadline:
-                self.result.wrong.append(f"attempt {len(self.result.codes) + 1} hung for {ATTEMPT_S:.0f} s and was ended")
-                self._end(driver)
-                break
-            self._watch()
-            if self.todo and self._is_time(self.todo[0]):
-                self._strike(self.todo[0], driver)
-            self._cure()
-            time.sleep(LOOK_S)
-        self._end(driver)
+        try:
+            self._accompany(driver, until=time.monotonic() + ATTEMPT_S)
+        finally:  # also where the harness itself is told to end
+            self._end(driver)
         self._cure(all_of_them=True)
         self._watch()
         for work in self.between:
@@ -140,6 +132,18 @@ class Trial:
         if driver.returncode and self.told:
             self.told[-1].attempts += 1
         return int(driver.returncode)
+
+    def _accompany(self, driver: Any, *, until: float) -> None:
+        """Look at the run and do what is due, as long as the driver lives."""
+        while driver.poll() is None:
+            if time.monotonic() > until:
+                self.result.wrong.append(f"attempt {len(self.result.codes) + 1} hung for {ATTEMPT_S:.0f} s and was ended")
+                return
+            self._watch()
+            if self.todo and self._is_time(self.todo[0]):
+                self._strike(self.todo[0], driver)
+            self._cure()
+            time.sleep(LOOK_S)
 
     @staticmethod
     def _end(driver: Any) -> None:
