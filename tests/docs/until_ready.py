@@ -26,9 +26,8 @@ INTERRUPTED = (0, 130, -signal.SIGINT)
 
 def main(command: list[str]) -> int:
     """Run it."""
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background work ignores it, and so would what is started here
+    # What a shell runs in its background ignores interruptions, and so would all that is started by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     assert process.stdout is not None
     used = False
