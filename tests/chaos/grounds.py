@@ -29,8 +29,12 @@ ASKED = 6
 SETTLED_S = 40.0
 """So long is waited for what has been told to end."""
 
-RAYS_OWN = ("ServeController", "ProxyActor", "ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor")
-"""Actors that Ray Serve and Ray Data start once on a cluster and keep."""
+RAYS_OWN = (
+    *("ServeController", "ProxyActor", "ActorLocationTracker", "_AutoscalingCoordinatorActor", "_StatsActor"),
+    "PlacementGroupCleaner",
+)
+"""Actors that Ray Serve and Ray Data start once on a cluster and keep; and one of Ray Train's, that looks every second whether
+its training's controller still lives, ends when it does not, and stays for ever where the cluster once was too busy to answer it."""
 
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
