@@ -34,7 +34,7 @@ RAYS_OWN = (
     "PlacementGroupCleaner",
 )
 """Actors that Ray Serve and Ray Data start once on a cluster and keep; and one of Ray Train's, that looks every second whether
-its training's controller still lives, ends when it does not, and stays for ever where the cluster once was too busy to answer it."""
+its training's controller still lives, ends when it does not, and stays for ever where the cluster was once too busy to answer."""
 
 SETTINGS = {
     "OMP_NUM_THREADS": "1",
