@@ -128,10 +128,17 @@ class Trial:
             self.told[-1].torn, self.torn_lines = torn.what, self.torn_lines + torn.lines
         self.between.clear()
         if self.struck_now and driver.returncode and self.told[-1].ended is None:
-            self.told[-1].ended, self.told[-1].words = driver.returncode, self._last_line()
+            self._note_end(driver.returncode)
         if driver.returncode and self.told:
             self.told[-1].attempts += 1
         return int(driver.returncode)
+
+    def _note_end(self, code: int) -> None:
+        """The attempt went on for a moment after it was struck: it is well again once another one gets further than that."""
+        last = self.told[-1]
+        last.ended, last.words = code, self._last_line()
+        if last.stage not in self.sight.finished:
+            last.at, last.well_s = max(last.at, self.sight.progress(last.stage)), None
 
     def _accompany(self, driver: Any, *, until: float) -> None:
         """Look at the run and do what is due, as long as the driver lives."""
