@@ -9,9 +9,11 @@ import gc
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
@@ -27,6 +29,7 @@ from magdi_ray.placement import GROUP, Fleet, fleet_of
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT = {
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what is still under way when a session ends fails, and starts no Ray of its own
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # not 32 processes to read the ends of a few files
     "TOKENIZERS_PARALLELISM": "false",
@@ -86,7 +89,7 @@ def ray_session(
 
     connect, local = not ray.is_initialized(), not joins_cluster()
     if connect:
-        with _started_in_time():
+        with _started_in_time(), _own_sigterm():
             ray.init(
                 address="local" if local else os.environ["RAY_ADDRESS"],
                 num_cpus=(num_cpus or cores() + COORDINATION) if local else None,
@@ -109,6 +112,15 @@ def ray_session(
         if connect:
             with _nothing_collected():
                 ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """The body, after which SIGTERM does what it did before, where this program had said so; Ray would end it with code 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

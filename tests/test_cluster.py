@@ -76,3 +76,28 @@ def test_a_process_in_which_another_thread_collects_garbage_survives_the_end_of_
     with TemporaryDirectory(prefix="magdi-ray-") as short:
         done = subprocess.run([sys.executable, "-c", GARBAGE, short], check=False, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "goes on"), done.stderr
+
+
+ENDED = """
+import os, signal, sys
+from magdi_ray.cluster import ray_session
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    with ray_session(num_cpus=1, temp_dir=sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+import ray
+try:
+    ray.put(1)
+except ray.exceptions.RaySystemError:
+    print("no Ray")
+"""
+
+
+def test_a_session_leaves_sigterm_as_it_was_and_no_ray_comes_after_it() -> None:
+    with TemporaryDirectory(prefix="magdi-ray-") as short:
+        done = subprocess.run([sys.executable, "-c", ENDED, short], check=False, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split("\n") == ["interrupted", "no Ray", ""], done.stderr
