@@ -27,6 +27,8 @@ from tests.chaos.sight import REPORT, Sight, begun, look
 ATTEMPTS = 6
 ATTEMPT_S = 900.0
 """An attempt that takes longer is taken for one that hangs, and ended."""
+DECENT = (-signal.SIGKILL, 2, 130)
+"""How an attempt may end that was struck: killed, with an error in words, or interrupted; anything else is a defect."""
 LOOK_S = 0.05
 
 
@@ -137,6 +139,8 @@ class Trial:
         """The attempt went on for a moment after it was struck: it is well again once another one gets further than that."""
         last = self.told[-1]
         last.ended, last.words = code, self._last_line()
+        if code not in DECENT:
+            self.result.wrong.append(f"{last.fault} in {last.stage} ended the attempt with {code}: {last.words}")
         if last.stage not in self.sight.finished:
             last.at, last.well_s = max(last.at, self.sight.progress(last.stage)), None
 
