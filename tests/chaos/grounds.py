@@ -176,10 +176,12 @@ class Grounds:
         return found
 
     def keep(self, run: Path) -> Path:
-        """Move a run out of the bounded file system."""
+        """Copy a run, and what it printed, out of the bounded file system."""
         kept = self.out / "kept" / run.name
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(run, kept)
+        if (said := run.with_name(f"{run.name}.txt")).is_file():
+            shutil.copy(said, kept / "printed.txt")
         return kept
 
 

@@ -47,7 +47,7 @@ def look(run: Path) -> Sight:
     with suppress(OSError, ValueError):
         safe = max(whole(run / "training"), default=0)
     return Sight(
-        made=frozenset(path.name for path in run.glob("attempts/*/*") if path.name in STAGES),
+        made=_made(run / "attempts"),
         finished=frozenset(stage for stage in STAGES if (run / stage / "manifest.json").is_file()),
         replies=_lines_of(run / "replies"),
         answers=_lines_of(run / "evaluation-replies"),
@@ -55,6 +55,15 @@ def look(run: Path) -> Sight:
         starts=tuple(row["step"] for row in rows if row.get("event") == "start"),
         safe=safe,
     )
+
+
+def _made(attempts: Path) -> frozenset[str]:
+    found = set[str]()
+    with suppress(OSError):
+        for attempt in attempts.iterdir():
+            with suppress(OSError):
+                found |= {path.name for path in attempt.iterdir() if path.name in STAGES}
+    return frozenset(found)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
