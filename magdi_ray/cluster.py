@@ -128,7 +128,8 @@ def _nothing_collected() -> Iterator[None]:
     """The body without Python's search for cycles of references, in any thread.
 
     Where a thread finds one that holds a reference of Ray's (Ray Data leaves such) while Ray is being shut down, Ray asks its
-    worker, which is gone by then, and ends the whole process with code 1."""
+    worker, which is gone by then, and ends the whole process with code 1.
+    """
     searching = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -362,9 +363,8 @@ def root_cause(error: BaseException) -> str:
     if isinstance(inner, dict) and inner:
         return "; ".join(f"worker {rank}: {root_cause(e)}" for rank, e in list(inner.items())[:2])
     cause = getattr(error, "cause", None) or error.__cause__
-    if (
-        cause is not None and type(cause).__name__ == "UserCodeException"
-    ):  # Ray Data's, whose own cause comes from the worker as a text only
+    # Ray Data's, whose own cause comes from the worker as a text only.
+    if cause is not None and type(cause).__name__ == "UserCodeException":
         return _last_of_traceback(str(error).rpartition(FOLLOWED)[0]) or root_cause(cause)
     return root_cause(cause) if isinstance(cause, BaseException) else f"{type(error).__name__}: {error}".strip()
 

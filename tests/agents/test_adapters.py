@@ -97,9 +97,8 @@ def test_rows_of_all_adapters_in_one_batch_are_those_of_merged_models(
     for prompt, name, whole in zip(prompts, names, replies, strict=True):
         ids = [vocabulary[token.raw.decode()] for token in whole.logprobs]
         expected = read_by(models[name], prompt, ids)
-        assert [token.logprob for token in whole.logprobs] == pytest.approx(
-            expected, abs=5e-5
-        )  # who stands beside whom is chance
+        # Which rows stand beside it is chance, and moves the last digits of float32: 1.14e-5 was seen.
+        assert [token.logprob for token in whole.logprobs] == pytest.approx(expected, abs=5e-5)
     assert len({reply.text for reply in replies}) > 6
 
 
