@@ -66,6 +66,9 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the autoscaler's configuration, on the head."""
 
+DATASET_SECONDS = 5.0
+"""Ray Data's scheduling loop, told to end, does so within one round of it."""
+
 QUIET = ("ray", "ray.data", "ray.serve", "ray.train", "ray.tune")
 
 
@@ -107,6 +110,8 @@ def ray_session(
     try:
         yield
     finally:
+        if connect:
+            _end_datasets()
         if connect and local:
             serve.shutdown()
         if connect:
@@ -121,6 +126,20 @@ def _own_sigterm() -> Iterator[None]:
     yield
     if callable(before) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
+
+
+def _end_datasets() -> None:
+    """End what Ray Data still does in threads of this process: one that asks Ray while Ray is shut down is the end of the process,
+    with code 1. Ray Data tells them to end where it is interrupted itself, and waits 2 s for it.
+    """
+    if "ray.data" not in sys.modules:
+        return
+    from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+    for thread in threading.enumerate():
+        if isinstance(thread, StreamingExecutor):
+            thread.shutdown(force=True)
+            thread.join(DATASET_SECONDS)
 
 
 @contextmanager

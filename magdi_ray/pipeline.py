@@ -142,7 +142,12 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
                 session.enter_context(no_engines_left())
                 connected = True
                 check_placement(config, [stage.name for stage in chosen if _state(run, stage) != "complete"])
-            together([partial(run_stage, config, run, stage) for stage in todo], config.distil.parallel if beside is True else 1)
+            work = [partial(run_stage, config, run, stage) for stage in todo]
+            if beside is True:
+                together(work, config.distil.parallel)  # in threads also one by one: in the main one Ray Train takes Ctrl-C for itself
+            else:
+                for piece in work:
+                    piece()
             ran += [stage.name for stage in todo]
     return ran
 

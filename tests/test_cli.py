@@ -266,3 +266,16 @@ def test_a_report_is_written_over_nothing_but_a_report(refused: Refused, tmp_pat
 def test_a_task_that_is_evaluated_besides_is_looked_at_before_anything_runs(refused: Refused, tmp_path: Path) -> None:
     said = refused("run", TINY, "--out", tmp_path, "--set", "evaluate.tasks=[{name: svamp, test_path: /nowhere/SVAMP.json}]")
     assert "/nowhere/SVAMP.json" in said
+
+
+def test_who_interrupts_a_run_is_told_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "ray_session", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", TINY, "--out", str(tmp_path / "run")])
+    assert ended.value.code == 130
+    assert "run the same command to go on" in capsys.readouterr().err

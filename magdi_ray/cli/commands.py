@@ -186,6 +186,7 @@ def main(arguments: list[str] | None = None) -> Any:
         console.print(f"[bold red]{type(told).__name__}[/]", end=" ")
         console.print(str(told), markup=False, soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        console.print("Interrupted. What is finished is kept; run the same command to go on.")
-        sys.exit(130)
+    except SystemExit as ended:
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):  # typer ends with 130, without a word
+            console.print("Interrupted. What is finished is kept; run the same command to go on.")
+        raise
