@@ -129,8 +129,9 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _end_datasets() -> None:
-    """End what Ray Data still does in threads of this process: one that asks Ray while Ray is shut down is the end of the process,
-    with code 1. Ray Data tells them to end where it is interrupted itself, and waits 2 s for it.
+    """End what Ray Data still does in threads of this process, which Ray would end with code 1 if one asked it while it shuts down.
+
+    Where Ray Data is interrupted itself it tells them to end, and waits 2 s for it.
     """
     if "ray.data" not in sys.modules:
         return

@@ -143,8 +143,8 @@ def run_pipeline(config: RunConfig, run: Run, *, resume: Resume = "if_possible",
                 connected = True
                 check_placement(config, [stage.name for stage in chosen if _state(run, stage) != "complete"])
             work = [partial(run_stage, config, run, stage) for stage in todo]
-            if beside is True:
-                together(work, config.distil.parallel)  # in threads also one by one: in the main one Ray Train takes Ctrl-C for itself
+            if beside is True:  # in threads, also one by one: in the main one Ray Train would keep Ctrl-C for itself
+                together(work, config.distil.parallel)
             else:
                 for piece in work:
                     piece()

@@ -23,7 +23,7 @@ def deployed_by(jobs: Collection[str], applications: Collection[str]) -> list[st
 def no_engines_left() -> Iterator[None]:
     """Retire the engines of drivers that are gone, and in the end, however it comes, those that this driver still has.
 
-    The last matters on a cluster that goes on: a stage is stopped in a thread of its own, which cannot reach Ray by then.
+    The last matters on a cluster that goes on, where a stage was interrupted while it retired its own.
     """
     import ray
     from ray import serve
