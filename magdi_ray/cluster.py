@@ -129,7 +129,7 @@ def _own_sigterm() -> Iterator[None]:
 
 
 def _end_datasets() -> None:
-    """End what Ray Data still does in threads of this process, which Ray would end with code 1 if one asked it while it shuts down.
+    """End what Ray Data still does in threads of this process; Ray would end it with code 1 if one asked while Ray shuts down.
 
     Where Ray Data is interrupted itself it tells them to end, and waits 2 s for it.
     """
