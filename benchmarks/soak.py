@@ -7,7 +7,8 @@ clients ask `--rate` times a second, in a mix: chats and texts, streamed and not
 scores; clients that leave, wrong requests of fourteen kinds, wrong keys, a key that is over its limit.
 
 - growth: MB (RSS) that each process gains with every 10,000 requests after `--warm` minutes, with a 95% interval; flat is: the
-  upper end is below `FLAT`, and files and threads do not grow.
+  upper end is below `FLAT`, and files and threads do not grow. The two processes that hold our code are made to collect garbage
+  once a minute and judged by what is resident then: between collections they go up and down by more than a leak would show.
 - books: every request was answered as it had to be or refused in the API's own error shape, none was lost; the access log has
   each exactly once, with the status that the client saw.
 - same: the likeliest replies to sixteen questions, text and log-probabilities, are those of the beginning.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -51,6 +53,8 @@ MODEL, TASK = "pkg://magdi_ray/tiny/models/ada", "tiny"
 CLIENTS, BATCH, LIMIT = 16, 16, 10
 SECONDS = 5.0
 """Between two looks."""
+COLLECTIONS = 12
+"""Every so many looks the replicas are looked at after they collected garbage."""
 
 GROUPS = {
     "ServeReplica:student:student": "copy",
@@ -137,10 +141,12 @@ def soak(live: Live, probe: Probe, options: argparse.Namespace) -> tuple[Watch, 
     mix = soak_load.Mix(model, live.keys, seed=0)
     questions = [mix.question() for _ in range(16)]
 
+    looks = itertools.count()
+
     def figures() -> Mapping[str, float]:
         seen = {"done": float(tally.done), "lost": float(tally.outcomes["lost"]), "answered": float(tally.outcomes["answered"])}
         with suppress(Exception):  # a copy that was just replaced tells nothing
-            seen |= probe.ask()
+            seen |= probe.ask(collected=next(looks) % COLLECTIONS == 0)
         return seen
 
     asyncio.run(soak_load.greedy(live.url, model, live.keys.good[0], questions[:4]))  # what is made on first use

@@ -6,17 +6,29 @@ tested with; what another version calls otherwise is left out of the figures.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+
 NAMESPACE = "serve"
 
 
-def inside(replica: Any) -> dict[str, float]:
-    """The counts of one Serve replica: of a front door, or of a copy of the student."""
-    found: dict[str, float] = {"blocks": sys.getallocatedblocks()}
+def inside(replica: Any, collected: bool) -> dict[str, float]:
+    """The counts of one Serve replica: of a front door, or of a copy of the student.
+
+    `collected`: after garbage was collected and what malloc has free was given back; then also the MB that are resident.
+    """
+    found: dict[str, float] = {}
+    if collected:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        found["resident"] = psutil.Process().memory_info().rss / 1e6
+    found["blocks"] = sys.getallocatedblocks()
     served = replica._replica_impl._user_callable_wrapper._callable
     agent = getattr(served, "_agent", None)
     if agent is not None:
@@ -50,11 +62,11 @@ class Probe:
                 if row["name"].startswith(f"SERVE_REPLICA::student#{deployment}#"):
                     self._actors[deployment] = ray.get_actor(row["name"], namespace=row["namespace"])
 
-    def ask(self) -> dict[str, float]:
+    def ask(self, *, collected: bool = False) -> dict[str, float]:
         """Counts of both, such as `student pages`."""
         import ray
 
-        refs = {name: actor.__ray_call__.remote(inside) for name, actor in self._actors.items()}
+        refs = {name: actor.__ray_call__.remote(inside, collected) for name, actor in self._actors.items()}
         return {f"{name} {what}": value for name, ref in refs.items() for what, value in ray.get(ref, timeout=20).items()}
 
 

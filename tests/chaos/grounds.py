@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -153,6 +154,12 @@ class Grounds:
         prompts = [self.task.prompt(question) for question in self.questions if question.split == "test"][:ASKED]
         try:
             return [ask(f"http://127.0.0.1:{port}/v1/chat/completions", prompt) for prompt in prompts]
+        except OSError:
+            for node in self.cluster.nodes:
+                logs = self.cluster.root / str(node.index) / "session_latest" / "logs" / "serve"
+                if logs.is_dir():
+                    shutil.copytree(logs, self.out / "kept" / f"{run.name}-serve" / str(node.index), dirs_exist_ok=True)
+            raise
         finally:
             self.retire()
 
@@ -200,8 +207,11 @@ def ask(url: str, prompt: str) -> str:
     body: dict[str, Any] = {"model": "chaos-level4", "temperature": 0, "max_tokens": 64}
     body["messages"] = [{"role": "user", "content": prompt}]
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return str(json.load(answer)["choices"][0]["message"]["content"])
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return str(json.load(answer)["choices"][0]["message"]["content"])
+    except urllib.error.HTTPError as error:
+        raise OSError(f"HTTP {error.code}: {error.read(500).decode(errors='replace')}") from error
 
 
 def _told(process: Any) -> str:
