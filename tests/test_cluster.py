@@ -101,3 +101,28 @@ def test_a_session_leaves_sigterm_as_it_was_and_no_ray_comes_after_it() -> None:
     with TemporaryDirectory(prefix="magdi-ray-") as short:
         done = subprocess.run([sys.executable, "-c", ENDED, short], check=False, capture_output=True, text=True, timeout=120)
     assert done.stdout.split("\n") == ["interrupted", "no Ray", ""], done.stderr
+
+
+UNDER_WAY = """
+import sys, threading, time
+import ray.data
+from magdi_ray.cluster import ray_session
+
+with ray_session(num_cpus=2, temp_dir=sys.argv[1]):
+    def slowly(row):
+        time.sleep(0.05)
+        return row
+
+    rows = iter(ray.data.range(2000, override_num_blocks=500).map(slowly, num_cpus=0.5).iter_rows())
+    next(rows)
+    working = [thread for thread in threading.enumerate() if type(thread).__name__ == "StreamingExecutor"]
+    assert working, "nothing is under way"
+assert not any(thread.is_alive() for thread in working)
+print("goes on")
+"""
+
+
+def test_work_of_ray_data_that_is_under_way_ends_before_ray_does() -> None:
+    with TemporaryDirectory(prefix="magdi-ray-") as short:
+        done = subprocess.run([sys.executable, "-c", UNDER_WAY, short], check=False, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, "goes on"), done.stderr

@@ -3,7 +3,8 @@
  * CHAOS_CONTROL names a file of 16 bytes that all processes map: an errno (int), milliseconds (int), seconds (double). While the
  * errno is not 0, what is done to a file below CHAOS_ROOT fails with it; while the milliseconds are not 0, it waits so long first.
  * The seconds are added to the wall clock as Python sees it: callers within the Python executable or libpython, and nobody else,
- * since a deadline that a C++ library computes from a shifted clock would be waited for by the kernel's.
+ * since a deadline that a C++ library computes from a shifted clock would be waited for by the kernel's. But for gRPC's Python
+ * library: it is given deadlines that Python computed, and holds them against its own clock.
  * Paths relative to the working directory, memory maps and stdio's own writes are left alone: nothing here uses them on a run.
  */
 #define _GNU_SOURCE
@@ -29,10 +30,11 @@ struct control { volatile int32_t error; volatile int32_t delay_ms; volatile dou
 static struct control *control;
 static char root[PATH_MAX];
 static size_t root_length;
-static uintptr_t python_begin[2], python_end[2];
+static uintptr_t python_begin[3], python_end[3];
 
 static int note_python(struct dl_phdr_info *info, size_t size, void *data) {
-    int place = info->dlpi_name[0] == '\0' ? 0 : strstr(info->dlpi_name, "libpython") ? 1 : -1;
+    const char *name = info->dlpi_name;
+    int place = name[0] == '\0' ? 0 : strstr(name, "libpython") ? 1 : strstr(name, "/cygrpc.") ? 2 : -1;
     (void)size; (void)data;
     for (int i = 0; place >= 0 && i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &info->dlpi_phdr[i];
@@ -126,7 +128,10 @@ ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) { return str
 static double shift_for(const void *caller) {
     uintptr_t from = (uintptr_t)caller;
     if (!control || control->shift_s == 0.0) return 0.0;
-    for (int i = 0; i < 2; i++)
+    Dl_info found; /* gRPC's library is loaded when somebody imports it */
+    if (python_end[0] && !python_end[2] && dladdr(caller, &found) && found.dli_fname && strstr(found.dli_fname, "/cygrpc."))
+        dl_iterate_phdr(note_python, NULL);
+    for (int i = 0; i < 3; i++)
         if (from >= python_begin[i] && from < python_end[i]) return control->shift_s;
     return 0.0;
 }

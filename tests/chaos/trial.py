@@ -233,7 +233,7 @@ class Trial:
             left += self.grounds.left()
         except (RuntimeError, OSError) as error:
             left = []
-            result.wrong.append(f"served: {error}")
+            result.wrong.append(f"the cluster or what it serves cannot be asked: {error}")
         account = read_account(self.run, calls=calls, starts=result.starts, served=served, left=sorted(set(left)))
         agents = self.grounds.config.debate.agents if self.grounds.config.debate else ()
         limits = {agent.engine.provider: agent.engine.limits for agent in agents if agent.engine.type == "api"}
