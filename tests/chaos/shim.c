@@ -59,7 +59,8 @@ __attribute__((constructor)) static void begin(void) {
     if (mapped == MAP_FAILED) return;
     snprintf(root, sizeof root, "%s", below);
     root_length = strlen(root);
-    if (strstr(name, "python")) dl_iterate_phdr(note_python, NULL);
+    const char *last = strrchr(name, '/'); /* Ray's own programs lie below a directory of Python's */
+    if (strncmp(last ? last + 1 : name, "python", 6) == 0) dl_iterate_phdr(note_python, NULL);
     control = mapped;
 }
 
