@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from magdi_ray.config.recipes import RECIPES, Contrast, Interaction, RecipeConfig
-from magdi_ray.distill.student import GraphNetwork, Scorer
+from magdi_ray.distill.graph_networks import GraphNetwork
+from magdi_ray.distill.heads import Scorer
 from magdi_ray.distill.tokens import GraphTokens
 
 RECIPE = RECIPES["level4"]
@@ -148,7 +149,7 @@ class PairwiseModel(nn.Module):
             for output, side in ((positive, batch.positive), (negative, batch.negative))
         )
         contrast = torch.relu(self.margin - right_B + wrong_B).mean()
-        logits_N2 = self.graph(batch.embeddings_NH.to(self._dtype), batch.edges_2E)
+        logits_N2 = self.graph(batch.embeddings_NH.to(self._dtype), batch.edges_2E, batch.edges_2E[0] * 0)
         losses = {
             "next_token": positive.loss,
             "contrast": contrast,

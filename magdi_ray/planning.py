@@ -46,7 +46,7 @@ def plan_run(config: RunConfig, run: Run) -> RunPlan:
     Raises:
         ConfigError: something that would keep the run from starting, the student's weights and the machines aside.
     """
-    check_run(config, run, until="debates", keys=False)
+    check_run(config, run, until="debates", keys=False, whole=True)
     made, paid = None, Spend()
     if config.debate is not None:
         protocol = load_protocol(config.debate.protocol, load_task(config.task))

@@ -33,15 +33,17 @@ BEFORE_LEARNING = ("questions", "debates", "graphs")
 """Stages that need neither the student nor the machines that teach it."""
 
 
-def check_run(config: RunConfig, run: Run, *, until: str | None = None, keys: bool = True) -> None:
+def check_run(config: RunConfig, run: Run, *, until: str | None = None, keys: bool = True, whole: bool = False) -> None:
     """Check a configuration against what it points to, as far as the stages up to `until` need it (None: all).
 
-    `keys`: also what only a run needs: the providers' keys at hand, and a reply store that can be written.
+    `keys`: also what only a run needs: the providers' keys at hand, and a reply store that can be written. `whole`: also that
+    there are questions to measure on, though the evaluation is not among those stages: who only distils needs no gold answer.
 
     Raises:
         ConfigError: with every problem found; one problem alone keeps its own class.
     """
-    problems = list(_problems(config, run, learns=until not in BEFORE_LEARNING, keys=keys))
+    measures = whole or until in (None, "evaluation")
+    problems = list(_problems(config, run, learns=until not in BEFORE_LEARNING, measures=measures, keys=keys))
     if len(problems) == 1:
         raise problems[0]
     if problems:
@@ -69,15 +71,16 @@ def check_placement(config: RunConfig, stages: Iterable[str]) -> None:
         raise ConfigError("The cluster can never run this:\n" + "\n".join(f"  - {words}" for words in lacking))
 
 
-def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Iterator[MagdiError]:
+def _problems(config: RunConfig, run: Run, *, learns: bool, measures: bool, keys: bool) -> Iterator[MagdiError]:
     checks: list[Callable[[], object]] = [
-        lambda: _check_questions(config),
+        lambda: _check_questions(config, measures=measures),
         lambda: _check_graphs(run),
         *recipe_checks(config),
         lambda: _check_teachers_fit(config),
     ]
     if learns:
         checks += [lambda: _check_student(config), lambda: _check_workers(config), *learning_checks(config, keys=keys)]
+    if learns and measures:
         checks += [lambda: check_asked(config, (q for q in all_questions(config) if q.split == "train"))]
         checks += [lambda agent=agent: _check_agent(agent, keys=keys) for agent in config.evaluate.agents]  # type: ignore[misc]
         checks += [lambda: _check_store(config.evaluate.replies)] if keys else []
@@ -94,7 +97,7 @@ def _problems(config: RunConfig, run: Run, *, learns: bool, keys: bool) -> Itera
             yield problem
 
 
-def _check_questions(config: RunConfig) -> None:
+def _check_questions(config: RunConfig, *, measures: bool) -> None:
     counts: Counter[str] = Counter()
     golds: Counter[str] = Counter()
     for question in all_questions(config):
@@ -104,11 +107,12 @@ def _check_questions(config: RunConfig) -> None:
         raise ConfigError(
             "There is no training question: nothing could be distilled. Give the task some: task.path (tiny: task.train)."
         )
-    for split in config.evaluate.splits:
+    for split in config.evaluate.splits if measures else ():
         if not golds[split]:
             raise ConfigError(
                 f"evaluate.splits names {split!r}, but there is no question with a gold answer in it. Give the task some "
-                f"(tiny: task.{split}; else: task.test_path), hold some out (graph.source.test), or take the split out."
+                f"(tiny: task.{split}; else: task.test_path), hold some out (graph.source.test), or take the split out. "
+                "Without any gold answer a student can be distilled all the same, but not measured: magdi distill CONFIG"
             )
 
 

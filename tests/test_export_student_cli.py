@@ -216,6 +216,11 @@ MAGDI = "magdi\n- distillation\n- multi-agent-debate"
         ("level1", "that one language model gave at the start of debates with others. ", MAGDI.removeprefix("magdi\n- ")),
         ("sft_gold", "fine-tuned on the solutions published with questions. ", "sft"),
         ("dpo", "preference optimisation (DPO) on pairs of replies from debates between", "dpo\n- multi-agent-debate"),
+        (
+            "orpo",
+            "preference optimisation (ORPO) on pairs of replies from debates between language models and by learning",
+            "orpo\n- multi-agent-debate",
+        ),
     ],
 )
 def test_a_card_opens_by_what_its_recipe_does_whatever_it_is_called(lora: Run, recipe: str, opening: str, tags: str) -> None:

@@ -30,6 +30,16 @@ class NextToken(Section):
     schedule: WeightSchedule = WeightSchedule()
 
 
+class Reading(Section):
+    """Which of the student's hidden states a node's embedding is made of."""
+
+    over: Literal["all", "reply"] = "all"
+    """all: prompt and reply, as in the paper. reply: the reply alone."""
+    layer: int | None = Field(None, ge=1)
+    """After so many of its layers, without the final norm; None: after the last one and the norm, as in the paper. What is read
+    at a lower layer reaches no weight above it."""
+
+
 class Contrast(Section):
     """Margin loss over every pair of a correct and an incorrect node of one graph (method.md 3.2)."""
 
@@ -38,6 +48,7 @@ class Contrast(Section):
     margin: float = Field(1.0, gt=0.0)
     hidden: int = Field(512, ge=1)
     """Width of the scorer's hidden layer."""
+    reading: Reading = Reading()
     schedule: WeightSchedule = WeightSchedule()
 
 
@@ -48,7 +59,13 @@ class Interaction(Section):
     weight: float = Field(1.0, ge=0.0)
     embeddings: Literal["live", "frozen"] = "live"
     """live: the gradient reaches the student. frozen: embeddings of the untrained student, computed once."""
+    network: Literal["gcn", "rgcn", "gat"] = "gcn"
+    """gcn: the paper's, which takes all edges for alike. rgcn: a weight of its own for each type of edge (arXiv 1703.06103). gat:
+    each node chooses among those it was shown (arXiv 1710.10903)."""
     hidden: int = Field(512, ge=1)
+    projection: int | None = Field(None, ge=1)
+    """Embeddings are first brought to so many dimensions by a linear layer of their own; None: they are taken as they are."""
+    reading: Reading = Reading()
     dropout: float = Field(0.5, ge=0.0, lt=1.0)
     schedule: WeightSchedule = WeightSchedule()
 
@@ -66,18 +83,51 @@ class Preference(Section):
     schedule: WeightSchedule = WeightSchedule()
 
 
-Objective = Annotated[NextToken | Contrast | Interaction | Preference, Field(discriminator="name")]
+class SimPO(Section):
+    """Preference optimisation without a reference (arXiv 2405.14734, equation 6) over the pairs of `contrast`.
+
+    A correct reply's tokens are to be likelier, in the mean, than an incorrect one's, by a margin.
+    """
+
+    name: Literal["simpo"]
+    weight: float = Field(1.0, ge=0.0)
+    beta: float = Field(2.0, gt=0.0)
+    """Of the difference in mean log-probability."""
+    gamma: float = Field(1.0, ge=0.0)
+    """The margin; what counts is `gamma / beta`."""
+    schedule: WeightSchedule = WeightSchedule()
+
+
+class ORPO(Section):
+    """The odds-ratio term of ORPO (arXiv 2403.07691, equation 6) over the pairs of `contrast`; its other term is `next_token`."""
+
+    name: Literal["orpo"]
+    weight: float = Field(0.1, ge=0.0)
+    schedule: WeightSchedule = WeightSchedule()
+
+
+Objective = Annotated[NextToken | Contrast | Interaction | Preference | SimPO | ORPO, Field(discriminator="name")]
+
+REPLIES = frozenset({"preference", "simpo", "orpo"})
+"""Objectives that look at the log-probabilities of whole replies."""
+PAIRS = REPLIES | {"contrast"}
+"""Objectives over the pairs of a correct and an incorrect node of one graph."""
+COMPARING = PAIRS | {"interaction"}
+"""Objectives that look at incorrect nodes too."""
 
 
 class LabelConfig(Section):
     """What makes a node correct for a recipe."""
 
-    source: Literal["graph", "gold", "vote", "judge"] = "graph"
+    source: Literal["graph", "gold", "vote", "gold_or_vote", "judge"] = "graph"
     """graph: the labels the graphs carry (`graph.labels`). gold: the question's gold answer. vote: the debate's own answer.
-    judge: the answer of the debate's judge, or what all agreed on where no judge was needed. Debates without the one
-    named are left out, counted."""
+    gold_or_vote: the gold answer where the question has one, else the debate's own. judge: the answer of the debate's judge, or
+    what all agreed on where no judge was needed. Debates without the one named are left out, counted."""
     min_agreement: float = Field(0.0, ge=0.0, le=1.0)
     """Debates whose agents agreed less than this on the debate's answer are left out, counted."""
+    weight: Literal["equal", "agreement"] = "equal"
+    """How much a debate counts for in every objective's mean. agreement: as much as the share of its agents that gave its answer;
+    with gold_or_vote, those labelled by their gold answer count in full. Dev graphs always count alike."""
 
 
 class NodeSelection(Section):
@@ -116,13 +166,15 @@ class RecipeConfig(Section):
     @model_validator(mode="after")
     def _nodes_fit_the_objectives(self) -> RecipeConfig:
         names = {objective.name for objective in self.objectives if objective.weight > 0}
-        comparing = sorted(names & {"contrast", "preference", "interaction"})
+        comparing = sorted(names & COMPARING)
         if self.nodes.texts == "gold_solutions":
             if self.nodes != NodeSelection(texts="gold_solutions"):
                 raise ValueError("nodes.texts: gold_solutions takes no other selection: there is one solution a question")
             if comparing:
                 raise ValueError(f"{comparing} compare replies, but nodes.texts: gold_solutions leaves one node a question")
-        if self.nodes.correct != "both" and names & {"contrast", "preference"}:
+        if len(rivals := sorted(REPLIES & {objective.name for objective in self.objectives})) > 1:
+            raise ValueError(f"{rivals} are rivals: each says by how much a correct reply is to be preferred. Choose one of them")
+        if self.nodes.correct != "both" and names & PAIRS:
             raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
         if self.nodes.correct == "incorrect" and "next_token" in names:
             raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
@@ -133,6 +185,7 @@ _NEXT = NextToken(name="next_token")
 _CONTRAST = Contrast(name="contrast")
 _INTERACTION = Interaction(name="interaction")
 _PREFERENCE = Preference(name="preference")
+_SIMPO, _ORPO = SimPO(name="simpo"), ORPO(name="orpo")
 
 RECIPES: dict[str, RecipeConfig] = {
     "level1": RecipeConfig(name="level1", nodes=NodeSelection(agents="best", rounds=(0,)), objectives=(_NEXT,)),
@@ -141,11 +194,13 @@ RECIPES: dict[str, RecipeConfig] = {
     "level4": RecipeConfig(name="level4", objectives=(_NEXT, _INTERACTION, _CONTRAST)),
     "sft_gold": RecipeConfig(name="sft_gold", nodes=NodeSelection(texts="gold_solutions"), objectives=(_NEXT,)),
     "dpo": RecipeConfig(name="dpo", objectives=(_PREFERENCE,)),
+    "simpo": RecipeConfig(name="simpo", objectives=(_SIMPO,)),
+    "orpo": RecipeConfig(name="orpo", objectives=(_NEXT, _ORPO)),
 }
 """The paper's ablation (method.md section 3): one teacher, several teachers, + contrast, + interaction (MAGDi itself). Beside it
-two baselines: fine-tuning on the published solutions, and preference optimisation on the pairs of level 3."""
+baselines: fine-tuning on the published solutions, and three ways of preference optimisation on the pairs of level 3."""
 
-RecipeChoice = Literal["level1", "level2", "level3", "level4", "sft_gold", "dpo"] | RecipeConfig
+RecipeChoice = Literal["level1", "level2", "level3", "level4", "sft_gold", "dpo", "simpo", "orpo"] | RecipeConfig
 
 
 def resolve_recipe(choice: RecipeChoice) -> RecipeConfig:

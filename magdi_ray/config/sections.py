@@ -181,8 +181,9 @@ class GraphSource(Section):
 class GraphConfig(Section):
     """From transcripts to labelled graphs."""
 
-    labels: Literal["gold", "vote"] = "gold"
-    """What a node's correctness is measured against: the gold answer, or the team's own vote (no gold needed)."""
+    labels: Literal["gold", "vote", "gold_or_vote"] = "gold"
+    """What a node's correctness is measured against: the gold answer, the team's own vote (no gold needed), or the gold answer
+    where the question has one and else the vote."""
     source: GraphSource | None = None
     """Take recorded debates or finished graphs from a file; then there is no `debate` section."""
 

@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,4 +163,6 @@ class DebateOperator:
         async with self.places:
             if self.hopeless:
                 return self.protocol.start(question, list(self.seats)).failed(NotHeld("too many debates before it had failed"))
-            return await hold_debate(self.protocol, question, seats=self.seats, seed=self.stage.config.seed)
+            asked = replace(question, gold=None, solution=None)  # no protocol can show an agent what it does not have
+            debate = await hold_debate(self.protocol, asked, seats=self.seats, seed=self.stage.config.seed)
+            return replace(debate, question=question)

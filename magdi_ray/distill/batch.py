@@ -8,7 +8,6 @@ tokens, R reply tokens of all nodes, P pairs, E edges, H hidden, V vocabulary, C
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -23,11 +22,11 @@ from magdi_ray.errors import GraphError
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Sums over the whole step, all workers and micro-batches: what each mean divides by. Never zero."""
+    """Sums over the whole step, all workers and micro-batches, by graphs' weights: what each mean divides by. Never zero."""
 
-    supervised: int
-    nodes: int
-    pairs: int
+    supervised: float
+    nodes: float
+    pairs: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,8 @@ class GraphBatch:
     """Flat index of the token whose successor is supervised: a reply's first token is predicted from its prompt's last."""
     targets_M: Tensor
     times_M: Tensor | None
-    """How many nodes this token is supervised for; None: one each. A shared prompt's tokens are for every correct node."""
+    """What this token's loss is multiplied with: its graph's weight, times the nodes it is supervised for, for a shared prompt's
+    tokens are for every correct node; None: 1 each."""
     segment_S: Tensor
     """The span each token lies in."""
     spans_2N: Tensor
@@ -55,6 +55,10 @@ class GraphBatch:
     pairs_2P: Tensor
     """Row 0 correct, row 1 incorrect node, of the same graph; all such pairs."""
     edges_2E: Tensor
+    types_E: Tensor
+    """Of each edge, its type's place in `EDGE_TYPES` (int64)."""
+    weight_N: Tensor | None = None
+    """Of each node's graph, in every mean; None: 1 each."""
     replies_3R: Tensor | None = None
     """Of every reply token of every node, correct or not: the flat index of the token it is predicted from, the token itself, and
     its node's number. None where no objective compares whole replies."""
@@ -89,12 +93,12 @@ def collate(
     packed: bool = False,
     next_token: bool = True,
     loss_on_prompt: bool = False,
-    preference: bool = False,
+    replies: bool = False,
 ) -> GraphBatch:
     """Put some graphs into one batch.
 
     Only correct nodes are supervised, on their reply tokens (and on the prompt's, with `loss_on_prompt`); never on padding.
-    Without `next_token` no token is. With `preference` the reply tokens of all nodes are listed beside.
+    Without `next_token` no token is. With `replies` the reply tokens of all nodes are listed beside.
 
     Raises:
         GraphError: a prompt is empty, so that nothing could predict a reply's first token.
@@ -104,7 +108,8 @@ def collate(
     rows = _packed_rows(graphs) if packed else _padded_rows(graphs, pad_id)
     correct = [node.correct for graph in graphs for node in graph.nodes]
     pairs, edges = _structure(graphs)
-    predict_M, times_M = _supervised(rows, correct if next_token else [False] * len(correct), loss_on_prompt)
+    weights = [graph.weight for graph in graphs for _ in graph.nodes]
+    predict_M, times_M = _supervised(rows, correct if next_token else [False] * len(correct), weights, loss_on_prompt)
     segment_S, spans_2N = _spans(rows)
     return GraphBatch(
         input_ids_BT=rows.input_ids_BT,
@@ -119,7 +124,9 @@ def collate(
         correct_N=torch.tensor(correct, dtype=torch.long),
         pairs_2P=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         edges_2E=torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T.contiguous(),
-        replies_3R=_replies(rows) if preference else None,
+        types_E=torch.tensor([kind for graph in graphs for kind in graph.types or [0] * len(graph.edges)], dtype=torch.long),
+        weight_N=torch.tensor(weights, dtype=torch.float32) if any(weight != 1.0 for weight in weights) else None,
+        replies_3R=_replies(rows) if replies else None,
     )
 
 
@@ -153,22 +160,27 @@ def _padded_rows(graphs: Sequence[GraphTokens], pad_id: int) -> Rows:
     return Rows(input_ids_NT, position_ids_NT, attention_mask_NT, None, prompts, replies)
 
 
-def _supervised(rows: Rows, taught: Sequence[bool], loss_on_prompt: bool) -> tuple[Tensor, Tensor | None]:
-    """[2, M]: the token that predicts and the one that is predicted, flat; and for how many nodes, where not for one each."""
+def _supervised(
+    rows: Rows, taught: Sequence[bool], weights: Sequence[float], loss_on_prompt: bool
+) -> tuple[Tensor, Tensor | None]:
+    """[2, M]: the token that predicts and the one that is predicted, flat; and each token's `times_M`."""
     predict: list[int] = []
     target: list[int] = []
-    times: list[int] = []
+    times: list[float] = []
     chosen = [i for i, teach in enumerate(taught) if teach]
-    shared = Counter(rows.prompts[i] for i in chosen) if loss_on_prompt else {}
+    shared: dict[Span, float] = {}
+    for i in chosen if loss_on_prompt else ():
+        shared[rows.prompts[i]] = shared.get(rows.prompts[i], 0.0) + weights[i]
     for prompt, count in shared.items():
         predict += range(prompt.start, prompt.end - 1)
         target += range(prompt.start + 1, prompt.end)
         times += [count] * (prompt.length - 1)
-    for prompt, reply in ((rows.prompts[i], rows.replies[i]) for i in chosen):
+    for i in chosen:
+        prompt, reply = rows.prompts[i], rows.replies[i]
         predict += _predictors(prompt, reply)
         target += range(reply.start, reply.end)
-        times += [1] * reply.length
-    weighted = torch.tensor(times, dtype=torch.float32) if any(count > 1 for count in shared.values()) else None
+        times += [weights[i]] * reply.length
+    weighted = torch.tensor(times, dtype=torch.float32) if any(count != 1.0 for count in times) else None
     return torch.tensor([predict, target], dtype=torch.long), weighted
 
 

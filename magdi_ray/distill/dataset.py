@@ -44,7 +44,7 @@ USES: tuple[Use, ...] = get_args(Use)
 
 INDEX_FILE = "index.parquet"
 MARKER = "tokens.json"
-FORMAT = 1
+FORMAT = 2
 """Raised whenever files of before would be misread, or other units would be made of the same graphs."""
 INDEX_ROWS = 4096
 """Rows of the index turned into Python values at a time."""
@@ -58,6 +58,8 @@ UNIT = pa.schema(
         pa.field("positions", pa.list_(pa.int32()), nullable=False),
         pa.field("sources", pa.list_(pa.int32()), nullable=False),
         pa.field("targets", pa.list_(pa.int32()), nullable=False),
+        pa.field("types", pa.list_(pa.int32()), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
     ]
 )
 """A `GraphTokens`; edges run from `sources[i]` to `targets[i]`."""
@@ -70,6 +72,7 @@ INDEX = pa.schema(
         pa.field("prompt", pa.int32(), nullable=False),
         pa.field("replies", pa.list_(pa.int32()), nullable=False),
         pa.field("correct", pa.list_(pa.bool_()), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
         pa.field("file", pa.int32(), nullable=False),
         pa.field("batch", pa.int32(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),
@@ -219,6 +222,8 @@ def _to_row(graph: GraphTokens) -> dict[str, Any]:
         "positions": [node_position(node.key) for node in graph.nodes],
         "sources": [source for source, _ in graph.edges],
         "targets": [target for _, target in graph.edges],
+        "types": graph.types,
+        "weight": graph.weight,
     }
 
 
@@ -229,6 +234,8 @@ def _from_row(row: dict[str, Any]) -> GraphTokens:
         tuple(row["prompt_ids"]),
         tuple(NodeTokens(tuple(ids), right, node_key(row["question_id"], position)) for ids, right, position in nodes),
         tuple(zip(row["sources"], row["targets"], strict=True)),
+        tuple(row["types"]),
+        row["weight"],
     )
 
 
@@ -239,6 +246,7 @@ def _sizes_of(row: dict[str, Any]) -> dict[str, Any]:
         "prompt": len(row["prompt_ids"]),
         "replies": [len(ids) for ids in row["reply_ids"]],
         "correct": row["correct"],
+        "weight": row["weight"],
     }
 
 
@@ -308,11 +316,11 @@ class TokenStore:
     def sizes(self, split: Use, *, next_token: bool, loss_on_prompt: bool, packed: bool) -> tuple[GraphSize, ...]:
         """The size of every unit under a recipe, as `magdi_ray.distill.plan.measure` would find it."""
         switches = {"next_token": next_token, "loss_on_prompt": loss_on_prompt, "packed": packed}
-        columns = ("prompt", "replies", "correct")
+        columns = ("prompt", "replies", "correct", "weight")
         return tuple(
-            measure_lengths(prompt, replies, correct, **switches)
+            measure_lengths(prompt, replies, correct, weight=weight, **switches)
             for rows in self._index[split].select(columns).to_batches(max_chunksize=INDEX_ROWS)
-            for prompt, replies, correct in zip(*(rows.column(name).to_pylist() for name in columns), strict=True)
+            for prompt, replies, correct, weight in zip(*(rows.column(name).to_pylist() for name in columns), strict=True)
         )
 
     def graph(self, split: Use, index: int) -> GraphTokens:

@@ -99,7 +99,7 @@ def prepare(job: Job, tokens: Path) -> Training:
     units.check()
     steps = tuple(plan_steps(units.sizes, job.train, seed=job.seed))
     engine = build_engine(model, job.train, deepspeed=job.deepspeed, steps=len(steps))
-    if model.frozen or model.node_logps is not None:
+    if model.needs_reference:
         for part in (units, dev) if dev else (units,):
             part.reference = reference(engine, part)
     return Training(job, engine, units, dev, exam(job, dev), steps, path)
@@ -178,7 +178,7 @@ def train_step(training: Training, step: Step, micro_batches: Iterator[MicroBatc
     engine, objectives = training.engine, training.job.recipe.objectives
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(derive_seed(training.job.seed, "step", number, rank))
-    counts = Counts(max(1, step.supervised), max(1, step.nodes), max(1, step.pairs))
+    counts = Counts(step.taught or 1.0, step.nodes or 1.0, step.pairs or 1.0)
     weights = weights_at(objectives, number, len(training.steps))
     names = [objective.name for objective in objectives]
     sums = torch.zeros(2 + len(names), dtype=torch.float64)

@@ -28,27 +28,40 @@ class GraphSize:
     pairs: int
     packed: bool = False
     """Whether graphs lie in one row without padding; else a node's row is as long as the longest of its micro-batch."""
+    weight: float = 1.0
+    """Of everything this graph adds to an objective's mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One optimiser step: graph positions, and the global counts every term of the loss is divided by."""
+    """One optimiser step: graph positions, and the global sums every term of the loss is divided by."""
 
     graphs: tuple[int, ...]
     supervised: int
-    nodes: int
-    pairs: int
+    """Tokens, each counted once."""
+    nodes: float
+    """Here and below, each counted with its graph's weight."""
+    pairs: float
+    taught: float = 0.0
+    """Supervised tokens."""
 
 
 def measure(graph: GraphTokens, *, next_token: bool, loss_on_prompt: bool, packed: bool = False) -> GraphSize:
     """The size of a tokenised graph under a recipe."""
     replies, correct = [len(node.reply_ids) for node in graph.nodes], [node.correct for node in graph.nodes]
     switches = {"next_token": next_token, "loss_on_prompt": loss_on_prompt, "packed": packed}
-    return measure_lengths(len(graph.prompt_ids), replies, correct, **switches)
+    return measure_lengths(len(graph.prompt_ids), replies, correct, weight=graph.weight, **switches)
 
 
 def measure_lengths(
-    prompt: int, replies: Sequence[int], correct: Sequence[bool], *, next_token: bool, loss_on_prompt: bool, packed: bool = False
+    prompt: int,
+    replies: Sequence[int],
+    correct: Sequence[bool],
+    *,
+    next_token: bool,
+    loss_on_prompt: bool,
+    packed: bool = False,
+    weight: float = 1.0,
 ) -> GraphSize:
     """The size of a graph of which only lengths (in tokens) and labels are known: one of `replies` and of `correct` a node."""
     shared = prompt - 1 if loss_on_prompt else 0
@@ -59,6 +72,7 @@ def measure_lengths(
         nodes=len(replies),
         pairs=sum(correct) * (len(correct) - sum(correct)),
         packed=packed,
+        weight=weight,
     )
 
 
@@ -103,8 +117,9 @@ def _step(graphs: Sequence[int], sizes: Sequence[GraphSize]) -> Step:
     return Step(
         graphs=tuple(graphs),
         supervised=sum(sizes[i].supervised for i in graphs),
-        nodes=sum(sizes[i].nodes for i in graphs),
-        pairs=sum(sizes[i].pairs for i in graphs),
+        nodes=sum(sizes[i].weight * sizes[i].nodes for i in graphs),
+        pairs=sum(sizes[i].weight * sizes[i].pairs for i in graphs),
+        taught=sum(sizes[i].weight * sizes[i].supervised for i in graphs),
     )
 
 

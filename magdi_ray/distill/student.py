@@ -6,22 +6,22 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch_geometric.nn import GCNConv
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config.distil import DeepSpeedConfig, LoraTuning, QloraTuning, StudentConfig, TrainConfig
-from magdi_ray.config.recipes import Contrast, Interaction, Preference, RecipeConfig
+from magdi_ray.config.recipes import REPLIES, Interaction, Reading, RecipeConfig
 from magdi_ray.distill.attention import NAMES, unused_mask
 from magdi_ray.distill.batch import GraphBatch
 from magdi_ray.distill.gradients import GradientTaps
 from magdi_ray.distill.head import NodeLogps, TokenLoss
+from magdi_ray.distill.heads import make_heads, save_heads
 from magdi_ray.distill.job import HEADS
 from magdi_ray.distill.objectives import Outputs, pool
 from magdi_ray.errors import ConfigError, GraphError
@@ -117,37 +117,23 @@ def add_lora(model: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> Any:
         ) from None
 
 
+def check_layers(student: PreTrainedModel, readings: Sequence[Reading]) -> None:
+    """Refuse a head that is to read a layer the student does not have.
+
+    Raises:
+        ConfigError: names the layers there are.
+    """
+    layers = student.config.get_text_config().num_hidden_layers
+    if beyond := sorted({reading.layer for reading in readings if reading.layer and reading.layer > layers}):
+        raise ConfigError(
+            f"An objective's reading.layer asks for layer {beyond[0]}, but the student has {layers}. Name one of 1 to {layers}."
+        )
+
+
 def decoder_of(student: Any) -> Any:
     """The student without its LM head, under whatever wraps it."""
     causal = student.get_base_model() if hasattr(student, "get_base_model") else student
     return causal.get_decoder()
-
-
-class Scorer(nn.Module):
-    """`z = tanh(s(e))`, `s` = Linear-ReLU-Linear(1)."""
-
-    def __init__(self, width: int, config: Contrast) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
-
-    def forward(self, embeddings_NH: Tensor) -> Tensor:
-        """Scores [N] in (-1, 1)."""
-        return torch.tanh(self.layers(embeddings_NH).squeeze(-1))
-
-
-class GraphNetwork(nn.Module):
-    """A two-layer GCN that predicts each node's label from the embeddings and the edges."""
-
-    def __init__(self, width: int, config: Interaction) -> None:
-        super().__init__()
-        self.first = GCNConv(width, config.hidden)
-        self.dropout = nn.Dropout(config.dropout)
-        self.second = GCNConv(config.hidden, 2)
-
-    def forward(self, embeddings_NH: Tensor, edges_2E: Tensor) -> Tensor:
-        """Logits [N, 2] for incorrect and correct."""
-        hidden_NF = self.dropout(torch.relu(self.first(embeddings_NH, edges_2E)))
-        return self.second(hidden_NF, edges_2E)  # type: ignore[no-any-return]
 
 
 class DistillModel(nn.Module):
@@ -162,20 +148,25 @@ class DistillModel(nn.Module):
         self.token_loss = TokenLoss(student)
         width = student.config.get_text_config().hidden_size
         chosen = {objective.name: objective for objective in recipe.objectives}
-        contrast, interaction = chosen.get("contrast"), chosen.get("interaction")
-        self.scorer = Scorer(width, contrast) if isinstance(contrast, Contrast) else None
-        self.graph = GraphNetwork(width, interaction) if isinstance(interaction, Interaction) else None
+        interaction = chosen.get("interaction")
+        self.recipe = recipe
+        self.scorer, self.graph = make_heads(width, recipe)
+        check_layers(student, [head.reading for head in (self.scorer, self.graph) if head is not None])
         self.frozen = isinstance(interaction, Interaction) and interaction.embeddings == "frozen"
-        self.node_logps = NodeLogps(student) if isinstance(chosen.get("preference"), Preference) else None
+        self.compares = next(iter(REPLIES & chosen.keys()), "")
+        """The objective that looks at the log-probabilities of whole replies: a recipe has at most one; "" for none."""
+        self.node_logps = NodeLogps(student) if self.compares else None
+        self.needs_reference = self.frozen or self.compares == "preference"
+        """Whether an objective looks at what the untrained student makes of the nodes."""
         self._taps = GradientTaps(chosen)
 
     def embed(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """Last hidden states [S, H] of the flat tokens and node embeddings [N, H]; every token passes through once."""
-        hidden_SH = self.hidden(batch)
+        hidden_SH = self.hidden(batch)[None]
         return hidden_SH, pool(hidden_SH, batch)
 
-    def hidden(self, batch: GraphBatch) -> Tensor:
-        """Last hidden states [S, H] of the flat tokens."""
+    def hidden(self, batch: GraphBatch) -> dict[int | None, Tensor]:
+        """Hidden states [S, H] of the flat tokens: under None the last, and those after each layer that a head reads."""
         decoder = decoder_of(self.student)
         rows: dict[str, Any] = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
         if batch.layout is not None:
@@ -183,34 +174,45 @@ class DistillModel(nn.Module):
                 raise ConfigError("A packed batch was given to a student that reads padded rows; see `prepare_attention`.")
             mask = unused_mask(batch.input_ids_BT.device)
             rows |= {"position_ids": batch.position_ids_BT, "attention_mask": mask, "layout": batch.layout}
-        return decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)  # type: ignore[no-any-return]
+        layers = {head.reading.layer for head in (self.scorer, self.graph) if head is not None} - {None}
+        found = decoder(use_cache=False, output_hidden_states=bool(layers), **rows)
+        states: dict[int | None, Tensor] = {layer: found.hidden_states[layer].flatten(0, 1) for layer in layers}
+        return states | {None: found.last_hidden_state.flatten(0, 1)}
 
     def forward(self, batch: GraphBatch) -> Outputs:
         """The loss of the supervised tokens, and what the heads make of the node embeddings."""
-        hidden_SH = self.hidden(batch)
+        states = self.hidden(batch)
+        hidden_SH = states[None]
         frozen_NH = batch.frozen_NH if self.frozen else None
-        # Pooled once for each objective that sends a gradient back, so that each one's can be told from the other's.
-        embeddings_NH = pool(self._taps.alias("contrast" if self.scorer else "interaction", hidden_SH), batch)
-        graph_input_NH = embeddings_NH if frozen_NH is None else frozen_NH
-        if self.scorer and self.graph and frozen_NH is None and torch.is_grad_enabled():
-            graph_input_NH = pool(self._taps.alias("interaction", hidden_SH), batch)
-        zeros_N = embeddings_NH[:, 0] * 0.0
+        # Pooled for each objective by itself, so that each one's gradient can be told from the other's.
+        scored_NH = self._embeddings("contrast", self.scorer, states, batch)
+        linked_NH = self._embeddings("interaction", self.graph, states, batch) if frozen_NH is None else frozen_NH
+        embeddings_NH = next((found for found in (linked_NH, scored_NH) if found is not None), None)
+        if embeddings_NH is None:
+            embeddings_NH = pool(hidden_SH, batch)
+        zeros_N = embeddings_NH[:, 0] * 0.0 + hidden_SH[0, 0] * 0.0
         taught_MH = self._taps.alias("next_token", hidden_SH)[batch.predict_M]
         return Outputs(
             next_token_sum=self.token_loss(taught_MH, batch.targets_M, batch.times_M),
             embeddings_NH=embeddings_NH,
-            scores_N=self.scorer(_as(self.scorer, embeddings_NH)) if self.scorer else zeros_N,
-            node_logits_N2=self.graph(_as(self.graph, graph_input_NH), batch.edges_2E)
-            if self.graph
-            else torch.stack([zeros_N, zeros_N], 1),
+            scores_N=zeros_N if self.scorer is None or scored_NH is None else self.scorer(_as(self.scorer, scored_NH)),
+            node_logits_N2=torch.stack([zeros_N, zeros_N], 1)
+            if self.graph is None or linked_NH is None
+            else self.graph(_as(self.graph, linked_NH), batch.edges_2E, batch.types_E),
             node_logps_N=self._reply_logps(hidden_SH, batch) if self.node_logps else zeros_N,
         )
 
+    def _embeddings(self, objective: str, head: Any, states: dict[int | None, Tensor], batch: GraphBatch) -> Tensor | None:
+        """What a head reads of every node; None where there is no such head."""
+        if head is None:
+            return None
+        return pool(self._taps.alias(objective, states[head.reading.layer]), batch, over=head.reading.over)
+
     def _reply_logps(self, hidden_SH: Tensor, batch: GraphBatch) -> Tensor:
         if batch.replies_3R is None:
-            raise GraphError("The preference objective needs the reply tokens of all nodes; the batch was collated without them.")
+            raise GraphError(f"{self.compares!r} needs the reply tokens of all nodes; the batch was collated without them.")
         predict_R, targets_R, node_R = batch.replies_3R
-        replies_RH = self._taps.alias("preference", hidden_SH)[predict_R]
+        replies_RH = self._taps.alias(self.compares, hidden_SH)[predict_R]
         return self.node_logps(replies_RH, targets_R, node_R, len(batch.correct_N))  # type: ignore[misc, no-any-return]
 
     @torch.no_grad()
@@ -249,5 +251,4 @@ def export_student(
     (directory / "README.md").unlink(missing_ok=True)  # PEFT's form to fill in; `magdi export` writes the card
     tokenizer.save_pretrained(directory)
     heads = {name: t.float().cpu().contiguous() for name, t in weights.items() if not name.startswith("student.")}
-    if heads:
-        save_file(heads, directory / HEADS)
+    save_heads(heads, model.recipe, directory / HEADS)

@@ -205,11 +205,12 @@ def _write_chunk(mags: Sequence[Mag], reading: Reading, writer: PartWriter) -> T
     other = Counter(mag.question.split for mag in mags if reading.use(mag) is None)
     total += TokenFacts(notes={f"graph of the split {split}, not learned from": count for split, count in other.items()})
     for use in USES:
+        alike = reading.recipe.labels.model_copy(update={"weight": "equal"})
         done = tokenise(
             [mag for mag in mags if reading.use(mag) == use],
             task,
             tokenizer=reading.tokenizer,
-            recipe=reading.recipe,
+            recipe=reading.recipe if use == "train" else reading.recipe.model_copy(update={"labels": alike}),
             max_length=reading.max_length,
             best=reading.best,
         )

@@ -37,9 +37,9 @@ from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message, PromptError
 from magdi_ray.agents.chat import encode_prompt, encode_reply
-from magdi_ray.config.recipes import Contrast, Interaction, NodeSelection, Preference, RecipeConfig
-from magdi_ray.distill.labels import LeftOut, disagreed, relabel
-from magdi_ray.graph.schema import Mag, Node
+from magdi_ray.config.recipes import COMPARING, NodeSelection, RecipeConfig
+from magdi_ray.distill.labels import LeftOut, disagreed, relabel, weight_of
+from magdi_ray.graph.schema import EDGE_TYPES, Mag, Node
 from magdi_ray.graph.text import student_reply
 from magdi_ray.tasks.base import Task
 
@@ -68,6 +68,10 @@ class GraphTokens:
     nodes: tuple[NodeTokens, ...]
     edges: tuple[tuple[int, int], ...]
     """(source, target) positions in `nodes`."""
+    types: tuple[int, ...] = ()
+    """Of each edge, its type's place in `EDGE_TYPES`; empty: all of the first type."""
+    weight: float = 1.0
+    """How much it counts for in every objective's mean (`distill.labels.weight_of`)."""
 
     @property
     def pairs(self) -> int:
@@ -119,7 +123,7 @@ def best_agent(mags: Iterable[Mag]) -> str:
 
 def needs_incorrect(recipe: RecipeConfig) -> bool:
     """Whether any objective of a recipe looks at incorrect nodes; if none does, they are not even forwarded."""
-    return any(isinstance(o, (Contrast, Interaction, Preference)) and o.weight > 0 for o in recipe.objectives)
+    return any(o.name in COMPARING and o.weight > 0 for o in recipe.objectives)
 
 
 def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
@@ -183,7 +187,7 @@ class _Reader:
             self.skipped_graphs["no usable node"] += 1
             return []
         if not needs_incorrect(self.recipe):
-            return [replace(graph, nodes=(node,), edges=()) for node in graph.nodes]
+            return [replace(graph, nodes=(node,), edges=(), types=()) for node in graph.nodes]
         self._note(graph)
         return [graph]
 
@@ -205,8 +209,10 @@ class _Reader:
                 continue
             place[position] = len(nodes)
             nodes.append(NodeTokens(ids, bool(node.correct), node_key(mag.question.id, position)))
-        edges = tuple((place[e.source], place[e.target]) for e in mag.edges if e.source in place and e.target in place)
-        return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges)
+        kept = [edge for edge in mag.edges if edge.source in place and edge.target in place]
+        edges = tuple((place[edge.source], place[edge.target]) for edge in kept)
+        types = tuple(EDGE_TYPES.index(edge.type) for edge in kept)
+        return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges, types, weight_of(labelled, self.recipe.labels))
 
     def _solution(self, mag: Mag) -> GraphTokens | LeftOut:
         """The published solution as the one node. No reply is read, so neither labels nor a label's source are asked for."""
@@ -220,7 +226,8 @@ class _Reader:
         if isinstance(ids, LeftOut):
             self.skipped_nodes[ids.reason] += 1
             return GraphTokens(question.id, prompt_ids, (), ())
-        return GraphTokens(question.id, prompt_ids, (NodeTokens(ids, True, node_key(question.id, SOLUTION)),), ())
+        solution = NodeTokens(ids, True, node_key(question.id, SOLUTION))
+        return GraphTokens(question.id, prompt_ids, (solution,), (), weight=weight_of(mag, self.recipe.labels))
 
     def _reply(self, node: Node, prompt: int) -> tuple[int, ...] | LeftOut:
         """Token ids of a node after a prompt of some length, or why it cannot be learned from."""

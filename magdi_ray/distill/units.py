@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from magdi_ray.config.recipes import NextToken, Preference, RecipeConfig
+from magdi_ray.config.recipes import PAIRS, REPLIES, NextToken, RecipeConfig
 from magdi_ray.distill.batch import GraphBatch, collate
 from magdi_ray.distill.dataset import TokenStore
 from magdi_ray.distill.plan import GraphSize, Step, share
@@ -70,7 +70,7 @@ class Units:
             ConfigError: no graph holds a correct and an incorrect reply.
         """
         names = {objective.name for objective in self.recipe.objectives if objective.weight > 0}
-        if names <= {"contrast", "preference"} and not any(size.pairs for size in self.sizes):
+        if names <= PAIRS and not any(size.pairs for size in self.sizes):
             raise ConfigError(
                 f"There is nothing to train on: {' and '.join(sorted(names))} compare correct with incorrect replies, but no "
                 "graph holds both. `magdi graph stats RUN` shows what they hold. Choose a recipe without them."
@@ -81,8 +81,8 @@ class Units:
         graphs = [self.store.graph(self.split, index) for index in indices]
         pad_id = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        preference = any(isinstance(o, Preference) for o in self.recipe.objectives)
-        batch = collate(graphs, pad_id=pad_id, packed=self.packed, preference=preference, **self._switches)
+        replies = any(o.name in REPLIES for o in self.recipe.objectives)
+        batch = collate(graphs, pad_id=pad_id, packed=self.packed, replies=replies, **self._switches)
         if self.reference is None:
             return batch
         row_N = torch.tensor([self.reference.row[node.key] for graph in graphs for node in graph.nodes])

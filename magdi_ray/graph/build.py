@@ -5,11 +5,11 @@ from __future__ import annotations
 from magdi_ray.debate.reading import reasoning_of
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import GraphError
-from magdi_ray.graph.schema import Edge, LabelSource, Mag, Node, edge_type, reference
+from magdi_ray.graph.schema import Edge, LabelChoice, LabelSource, Mag, Node, edge_type, labelled_by, reference
 from magdi_ray.tasks.base import Task
 
 
-def build_mag(debate: Debate, task: Task, *, labels: LabelSource = "gold") -> Mag:
+def build_mag(debate: Debate, task: Task, *, labels: LabelChoice = "gold") -> Mag:
     """The interaction graph of one debate (method.md section 2).
 
     `labels` says what a node's `correct` is measured against (`magdi_ray.graph.schema.reference`): the question's gold answer, or
@@ -18,8 +18,9 @@ def build_mag(debate: Debate, task: Task, *, labels: LabelSource = "gold") -> Ma
     Raises:
         GraphError: a turn was shown a reply that is not earlier than itself.
     """
-    right = reference(labels, debate)
-    source: LabelSource = labels if right is not None else "none"
+    chosen = labelled_by(labels, debate)
+    right = reference(chosen, debate)
+    source: LabelSource = chosen if right is not None else "none"
     return Mag(
         question=debate.question,
         protocol=debate.protocol,

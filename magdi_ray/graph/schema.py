@@ -21,6 +21,8 @@ EdgeType = Literal["self", "peer", "critique"]
 """self: the agent's own earlier reply. critique: another agent's, given as a critic. peer: any other reply of another agent."""
 EDGE_TYPES: tuple[EdgeType, ...] = ("self", "peer", "critique")
 LabelSource = Literal["gold", "vote", "judge", "none"]
+LabelChoice = Literal["gold", "vote", "gold_or_vote", "judge", "none"]
+"""What labels are to come from; gold_or_vote leaves it to each question: its gold answer where it has one, else the vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,13 @@ def edge_type(source: Turn | Node, target: Turn | Node) -> EdgeType:
     if source.agent == target.agent:
         return "self"
     return "critique" if source.role == "critic" else "peer"
+
+
+def labelled_by(choice: LabelChoice, debate: Debate | Mag) -> LabelSource:
+    """Where the labels of one debate come from under a choice for all of them."""
+    if choice != "gold_or_vote":
+        return choice
+    return "vote" if debate.question.gold is None else "gold"
 
 
 def reference(source: LabelSource, debate: Debate | Mag) -> str | None:

@@ -10,26 +10,24 @@ import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import ContextLengthError, PromptError
 from magdi_ray.agents.chat import encode_reply
-from magdi_ray.config.recipes import Contrast, Interaction
 from magdi_ray.distill.batch import GraphBatch, collate
+from magdi_ray.distill.graph_networks import GraphNetwork
 from magdi_ray.distill.head import NodeLogps
+from magdi_ray.distill.heads import Scorer, load_heads
 from magdi_ray.distill.job import HEADS
 from magdi_ray.distill.objectives import pool
-from magdi_ray.distill.student import GraphNetwork, Scorer, decoder_of
+from magdi_ray.distill.student import decoder_of
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 from magdi_ray.errors import ConfigError
 from magdi_ray.serving.backend import Scores
-
-Head = TypeVar("Head", bound=nn.Module)
 
 
 class Judge:
@@ -65,7 +63,7 @@ class Judge:
             raise PromptError("A reply is judged as the answer to a prompt; the prompt holds no token.")
         node = self._node(prompt_ids, reply)
         graph = GraphTokens("", tuple(prompt_ids), (node,), ())
-        batch = collate([graph], pad_id=0, next_token=False, preference=True).to(self._device)
+        batch = collate([graph], pad_id=0, next_token=False, replies=True).to(self._device)
         with self._turn, torch.no_grad():
             return self._judge(batch, tokens=len(node.reply_ids))
 
@@ -81,15 +79,23 @@ class Judge:
     def _judge(self, batch: GraphBatch, *, tokens: int) -> Scores:
         decoder, logps = decoder_of(self._model), self._logps
         rows = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
-        hidden_SH = decoder(use_cache=False, **rows).last_hidden_state.flatten(0, 1)
+        layers = {head.reading.layer for head in (self._scorer, self._graph) if head is not None} - {None}
+        found = decoder(use_cache=False, output_hidden_states=bool(layers), **rows)
+        hidden_SH = found.last_hidden_state.flatten(0, 1)
+
+        def embedding(head: Scorer | GraphNetwork) -> Tensor:
+            layer = head.reading.layer
+            read_SH = hidden_SH if layer is None else found.hidden_states[layer].flatten(0, 1)
+            return pool(read_SH, batch, over=head.reading.over)
+
         assert batch.replies_3R is not None
         predict_R, targets_R, node_R = batch.replies_3R
         logp_1 = logps(hidden_SH[predict_R], targets_R, node_R, 1)
-        embedding_1H = pool(hidden_SH, batch)
-        correct = None
+        correct = contrast = None
         if self._graph is not None:
-            correct = self._graph(embedding_1H, batch.edges_2E).softmax(dim=-1)[0, 1].item()
-        contrast = None if self._scorer is None else self._scorer(embedding_1H).item()
+            correct = self._graph(embedding(self._graph), batch.edges_2E, batch.types_E).softmax(dim=-1)[0, 1].item()
+        if self._scorer is not None:
+            contrast = self._scorer(embedding(self._scorer)).item()
         return Scores(logprob=logp_1.item(), tokens=tokens, contrast=contrast, correct=correct)
 
     @cached_property
@@ -99,40 +105,3 @@ class Judge:
         except ConfigError as error:
             # Such a model can be served, though none of our students is one.
             raise PromptError(f"Replies of this model cannot be scored: {error}") from None
-
-
-def load_heads(file: Path, *, width: int) -> tuple[Scorer | None, GraphNetwork | None]:
-    """The heads that were kept beside a student of hidden size `width`, in float32; None for each that it was taught without.
-
-    Raises:
-        ConfigError: the file cannot be read, or its heads do not fit the student.
-    """
-    if not file.is_file():
-        return None, None
-    try:
-        tensors = load_file(file)
-    except Exception as error:  # safetensors raises an error of its own, and the operating system's
-        raise ConfigError(f"{file} cannot be read as the student's training heads: {error}. Export the student again.") from None
-    scorer, graph = part(tensors, "scorer."), part(tensors, "graph.")
-    try:
-        heads = (
-            fill(Scorer(width, Contrast(name="contrast", hidden=len(scorer["layers.0.weight"]))), scorer) if scorer else None,
-            fill(GraphNetwork(width, Interaction(name="interaction", hidden=len(graph["first.bias"]))), graph) if graph else None,
-        )
-    except (KeyError, RuntimeError) as error:
-        raise ConfigError(
-            f"{file} holds heads that do not fit a student of hidden size {width}: {error}. They belong to another student: "
-            "copy a student's directory as a whole."
-        ) from None
-    return heads
-
-
-def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def fill(head: Head, tensors: dict[str, Tensor]) -> Head:
-    """A head with the weights it was left with."""
-    head.load_state_dict(tensors)
-    return head

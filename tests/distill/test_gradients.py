@@ -32,9 +32,10 @@ def recipe(embeddings: str = "live") -> RecipeConfig:
 class Watched(DistillModel):
     """Keeps the last hidden states of its forward pass."""
 
-    def hidden(self, batch: GraphBatch) -> Tensor:
-        self.seen = super().hidden(batch)
-        return self.seen
+    def hidden(self, batch: GraphBatch) -> dict[int | None, Tensor]:
+        states = super().hidden(batch)
+        self.seen = states[None]
+        return states
 
 
 def model_of(embeddings: str = "live", *, lora: bool = False, checkpointing: bool = False) -> Watched:
@@ -48,7 +49,7 @@ def model_of(embeddings: str = "live", *, lora: bool = False, checkpointing: boo
 
 
 def batch_of(graphs: Sequence[GraphTokens] = GRAPHS) -> GraphBatch:
-    batch = collate(graphs, pad_id=0, packed=True, preference=True)
+    batch = collate(graphs, pad_id=0, packed=True, replies=True)
     return replace(batch, reference_N=torch.full((len(batch.correct_N),), -20.0))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from magdi_ray.config.recipes import LabelConfig
-from magdi_ray.distill.labels import LeftOut, relabel
+from magdi_ray.distill.labels import LeftOut, relabel, weight_of
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import faults
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -83,4 +83,39 @@ def test_a_relabelled_graph_is_sound_and_says_where_its_labels_come_from(source:
     assert isinstance(found, Mag)
     assert found.labels == source
     assert list(faults(found)) == []
-    assert (found.question, found.edges, found.answer) == (JUDGED.question, JUDGED.edges, JUDGED.answer)
+    assert (found.question.text, found.edges, found.answer) == (JUDGED.question.text, JUDGED.edges, JUDGED.answer)
+
+
+def test_where_there_is_a_gold_answer_it_labels_and_else_the_vote() -> None:
+    without = replace(MAG, question=replace(MAG.question, gold=None))
+    assert labels(MAG, "gold_or_vote") == labels(MAG, "gold")
+    assert labels(without, "gold_or_vote") == labels(MAG, "vote")
+    assert labels(replace(without, answer=None), "gold_or_vote") == "neither a gold answer nor one of the team to label by"
+
+
+@pytest.mark.parametrize("source", ["vote", "judge"])
+def test_a_graph_labelled_by_its_own_debate_comes_back_without_its_gold_answer(source: Any) -> None:
+    """Whatever is made of it afterwards cannot have learned from it."""
+    published = replace(JUDGED, question=replace(JUDGED.question, solution="9 + 9 = 18"))
+    for source_, mag in ((source, published), ("graph", replace(published, labels=source))):
+        found = relabel(mag, LabelConfig(source=source_), Gsm8k())
+        assert isinstance(found, Mag)
+        assert (found.question.gold, found.question.solution) == (None, None)
+    gold = relabel(published, LabelConfig(source="gold"), Gsm8k())
+    assert isinstance(gold, Mag)
+    assert gold.question == published.question
+
+
+def weight(mag: Mag, **settings: Any) -> float:
+    config = LabelConfig(**settings)
+    found = relabel(mag, config, Gsm8k())
+    assert isinstance(found, Mag)
+    return weight_of(found, config)
+
+
+def test_a_debate_counts_for_as_much_as_its_agents_agreed_where_that_is_asked_for() -> None:
+    assert weight(MAG, source="vote") == 1.0
+    assert weight(MAG, source="vote", weight="agreement") == weight(MAG, source="gold", weight="agreement") == 2 / 3
+    without = replace(MAG, question=replace(MAG.question, gold=None))
+    assert weight(MAG, source="gold_or_vote", weight="agreement") == 1.0
+    assert weight(without, source="gold_or_vote", weight="agreement") == 2 / 3

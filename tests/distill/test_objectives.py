@@ -8,20 +8,52 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from magdi_ray.config.recipes import Contrast, Interaction, NextToken, resolve_recipe
+from magdi_ray.config.distil import TrainConfig
+from magdi_ray.config.recipes import Contrast, Interaction, NextToken, Objective, Preference, RecipeConfig, resolve_recipe
+from magdi_ray.distill.attention import prepare_attention
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
 from magdi_ray.distill.objectives import OBJECTIVES, contrast, interaction, next_token, pool, weighted_sum
-from magdi_ray.distill.student import DistillModel
+from magdi_ray.distill.plan import measure, plan_steps
+from magdi_ray.distill.student import DistillModel, decoder_of
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 
 from .conftest import MAGS, Workbench
 
 NEXT, CONTRAST, INTERACTION = NextToken(name="next_token"), Contrast(name="contrast"), Interaction(name="interaction")
+PREFERENCE = Preference(name="preference")
 
 
 def counts(batch: GraphBatch) -> Counts:
     supervised = len(batch.targets_M) if batch.times_M is None else int(batch.times_M.sum())
     return Counts(max(1, supervised), len(batch.correct_N), max(1, batch.pairs_2P.shape[1]))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("objective", [NEXT, CONTRAST, INTERACTION, PREFERENCE], ids=lambda o: o.name)
+def test_a_graph_counts_in_a_mean_for_as_much_as_its_weight(bench: Workbench, objective: Objective, packed: bool) -> None:
+    """`sum_g w_g L_g / sum_g w_g n_g`, n being what the objective is a mean over: tokens, pairs or nodes."""
+    model, chosen, weights = bench.model("level4"), bench.graphs()[:3:2], (0.25, 1.0)
+    model = DistillModel(model.student, RecipeConfig(name="x", objectives=(objective,))).eval()
+    single = [shares(model, objective, packed, graph)[0] for graph in chosen]
+    numbers = [shares(model, objective, packed, graph)[1] for graph in chosen]
+    together = [replace(graph, weight=weight) for graph, weight in zip(chosen, weights, strict=True)]
+    expected = sum(w * n * mean for w, n, mean in zip(weights, numbers, single, strict=True))
+    expected /= sum(w * n for w, n in zip(weights, numbers, strict=True))
+    assert shares(model, objective, packed, *together)[0] == pytest.approx(expected, abs=1e-5)
+
+
+def shares(model: DistillModel, objective: Objective, packed: bool, *graphs: GraphTokens) -> tuple[float, float]:
+    """The objective over some graphs as one step, and what its mean divides by."""
+    switches = {"next_token": objective.name == "next_token", "loss_on_prompt": False}
+    sizes = [measure(graph, packed=packed, **switches) for graph in graphs]
+    [step] = plan_steps(sizes, TrainConfig(epochs=1, tokens_per_step=10**6), seed=0)
+    batch = collate(graphs, pad_id=0, packed=packed, replies=True, **switches)
+    batch = replace(batch, reference_N=torch.zeros(len(batch.correct_N)))
+    prepare_attention(decoder_of(model.student), "segments" if packed else "padded", device="cpu")
+    counts = Counts(step.taught, step.nodes, step.pairs)
+    with torch.no_grad():
+        loss, _ = weighted_sum(model(batch), batch, (objective,), counts, {objective.name: 1.0})
+    return float(loss), getattr(counts, {"next_token": "supervised", "interaction": "nodes"}.get(objective.name, "pairs"))
 
 
 def batch_of(bench: Workbench, *graphs: int) -> GraphBatch:

@@ -56,7 +56,7 @@ def reference(head_kind: str) -> Tensor:
 
 
 def batch_of(*graphs: GraphTokens, head_kind: str = "plain", packed: bool = True, next_token: bool = False) -> GraphBatch:
-    batch = collate(graphs or GRAPHS, pad_id=0, packed=packed, next_token=next_token, preference=True)
+    batch = collate(graphs or GRAPHS, pad_id=0, packed=packed, next_token=next_token, replies=True)
     return replace(batch, reference_N=torch.zeros(len(batch.correct_N)) if graphs else reference(head_kind))
 
 

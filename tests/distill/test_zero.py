@@ -105,7 +105,7 @@ def batches(engine: Any, student: Student, hands: Any) -> list[GraphBatch]:
     held: list[GraphBatch] = []
     engine.eval()
     for hand in hands:
-        batch = collate(hand, pad_id=0, packed=True, preference=student.preference)
+        batch = collate(hand, pad_id=0, packed=True, replies=student.preference)
         held.append(replace(batch, reference_N=engine.module.reference(batch)[1]))
     engine.train()
     return held

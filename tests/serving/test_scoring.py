@@ -64,7 +64,7 @@ def text_of(graph: GraphTokens) -> str:
 @pytest.mark.parametrize("lora", [False, True])
 def test_a_reply_is_judged_exactly_as_training_saw_it(tmp_path: Path, lora: bool) -> None:
     model, graphs = taught("level4", tmp_path, lora=lora), lone_nodes("level4")
-    batch = collate(graphs, pad_id=0, preference=True)
+    batch = collate(graphs, pad_id=0, replies=True)
     with torch.no_grad():
         outputs, logps = model(batch), [model(collate([g], pad_id=0, next_token=True)).next_token_sum for g in graphs]
     read_back = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()

@@ -22,18 +22,23 @@ OBJECTIVES = {
     "contrast": "margin loss over every pair of a correct and an incorrect reply to one question",
     "interaction": "a graph network predicts every reply's label from its embedding and from who was shown what",
     "preference": "direct preference optimisation (arXiv 2305.18290) over every pair of a correct and an incorrect reply",
+    "simpo": "SimPO (arXiv 2405.14734), preference optimisation by mean log-probabilities, over the same pairs",
+    "orpo": "the odds-ratio term of ORPO (arXiv 2403.07691) over the same pairs",
 }
+PREFERENCES = {"preference": "DPO", "simpo": "SimPO", "orpo": "ORPO"}
 LEVELS = {
     "level1": "level 1 of the paper's ablation: the correct first replies of the one best teacher",
     "level2": "level 2 of the paper's ablation: the correct replies of several teachers",
     "level3": "level 3 of the paper's ablation: the correct replies of several teachers, and the contrast to the incorrect ones",
     "level4": "level 4 of the paper's ablation, which is MAGDi itself: correct replies, contrast, and the interaction graph",
     "sft_gold": "a baseline: fine-tuning on the solutions published with the questions, without any debate",
-    "dpo": "a baseline: preference optimisation on the debates' replies",
+    "dpo": "a baseline: preference optimisation (DPO) on the debates' replies",
+    "simpo": "a baseline: preference optimisation (SimPO) on the debates' replies",
+    "orpo": "a baseline: the correct replies and preference optimisation (ORPO) on the debates' replies",
 }
 TAGS = {
     "magdi": ("magdi", "distillation"),
-    "preference": ("dpo",),
+    "preference": (),
     "replies": ("distillation",),
     "solutions": ("sft",),
 }
@@ -55,7 +60,12 @@ def front_matter(record: Record) -> dict[str, Any]:
     if record.base.kind == "hub":
         front |= {"base_model": record.base.name, "base_model_relation": "adapter" if adapter else "finetune"}
     front |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    about = [*TAGS[record.kind], *(["multi-agent-debate"] if record.debated else [])]
+    preferred = [PREFERENCES[name].lower() for name in sorted(PREFERENCES) if name in record.active]
+    about = [
+        *TAGS[record.kind],
+        *(preferred if record.kind == "preference" else []),
+        *(["multi-agent-debate"] if record.debated else []),
+    ]
     front["tags"] = [*about, *(["lora"] if adapter else [])]
     if record.datasets:
         front["datasets"] = list(record.datasets)
@@ -114,14 +124,15 @@ def _opening(record: Record) -> str:
     if kind == "solutions":
         return "A language model fine-tuned on the solutions published with questions."
     between = "debates between language models" if record.debated else "a language model's replies"
+    preferred = ", ".join(name for objective, name in PREFERENCES.items() if objective in record.active)
     if kind == "magdi":
         missing = [what for name, what in MAGDI.items() if name not in record.active]
         without = f", without {' and '.join(missing)}" if missing else ""
-        more = ", and by preference optimisation (DPO) on pairs of replies" if "preference" in record.active else ""
+        more = f", and by preference optimisation ({preferred}) on pairs of replies" if preferred else ""
         return f"A language model taught by {between}, with MAGDi (arXiv 2402.01620){without}{more}."
     if kind == "preference":
         more = " and by learning the correct ones" if "next_token" in record.active else ""
-        return f"A language model trained by preference optimisation (DPO) on pairs of replies from {between}{more}."
+        return f"A language model trained by preference optimisation ({preferred}) on pairs of replies from {between}{more}."
     if not record.debated:
         return "A language model distilled from the correct replies that one language model gave alone."
     several = nodes.agents == "all" or (nodes.agents != "best" and len(nodes.agents) > 1)

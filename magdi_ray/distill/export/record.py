@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from magdi_ray.config import RecipeConfig, RunConfig
 from magdi_ray.config.distil import QloraTuning
+from magdi_ray.config.recipes import REPLIES
 
 Form = Literal["adapter", "merged", "full"]
 Kind = Literal["magdi", "preference", "replies", "solutions"]
@@ -68,7 +69,7 @@ class Record:
             return "solutions"
         if self.active & {"interaction", "contrast"}:
             return "magdi"
-        return "preference" if "preference" in self.active else "replies"
+        return "preference" if self.active & REPLIES else "replies"
 
     @property
     def active(self) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from magdi_ray.config.recipes import RecipeConfig
+from magdi_ray.config.recipes import REPLIES, RecipeConfig
 from magdi_ray.distill.tokens import GraphTokens, needs_incorrect
 
 
@@ -146,4 +146,4 @@ def _taught(recipe: RecipeConfig, correct: float, every: float) -> tuple[float, 
     """What fills a step, and what needs logits, of `correct` and of `every` node."""
     names = {objective.name for objective in recipe.objectives}
     learned = correct if "next_token" in names else 0.0
-    return (learned if "next_token" in names else every), learned + (every if "preference" in names else 0.0)
+    return (learned if "next_token" in names else every), learned + (every if names & REPLIES else 0.0)

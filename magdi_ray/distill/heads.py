@@ -1,0 +1,109 @@
+"""The heads a student is trained with and does without: the scorer, and the graph network. On disk they lie beside its weights.
+
+The file says in its metadata what they were made as, so that whoever serves them makes them alike.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from magdi_ray.config.recipes import Contrast, Interaction, RecipeConfig
+from magdi_ray.distill.graph_networks import GraphNetwork
+from magdi_ray.errors import ConfigError
+
+Head = TypeVar("Head", bound=nn.Module)
+
+
+class Scorer(nn.Module):
+    """`z = tanh(s(e))`, `s` = Linear-ReLU-Linear(1)."""
+
+    def __init__(self, width: int, config: Contrast) -> None:
+        super().__init__()
+        self.reading = config.reading
+        self.layers = nn.Sequential(nn.Linear(width, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+
+    def forward(self, embeddings_NH: Tensor) -> Tensor:
+        """Scores [N] in (-1, 1)."""
+        return torch.tanh(self.layers(embeddings_NH).squeeze(-1))
+
+
+def make_heads(width: int, recipe: RecipeConfig) -> tuple[Scorer | None, GraphNetwork | None]:
+    """Fresh heads for a student of hidden size `width`; None for each that the recipe has no objective for."""
+    chosen = {objective.name: objective for objective in recipe.objectives}
+    contrast, interaction = chosen.get("contrast"), chosen.get("interaction")
+    return (
+        Scorer(width, contrast) if isinstance(contrast, Contrast) else None,
+        GraphNetwork(width, interaction) if isinstance(interaction, Interaction) else None,
+    )
+
+
+def save_heads(tensors: dict[str, Tensor], recipe: RecipeConfig, file: Path) -> None:
+    """Write heads, if there are any: tensors "scorer.*" and "graph.*"."""
+    if tensors:
+        made = {o.name: o.model_dump_json() for o in recipe.objectives if isinstance(o, Contrast | Interaction)}
+        save_file(tensors, file, metadata=made)
+
+
+def load_heads(file: Path, *, width: int) -> tuple[Scorer | None, GraphNetwork | None]:
+    """The heads that were kept beside a student of hidden size `width`, in float32; None for each that it was taught without.
+
+    Raises:
+        ConfigError: the file cannot be read, or its heads do not fit the student.
+    """
+    if not file.is_file():
+        return None, None
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it is no mapping
+            made = dict(stored.metadata() or {})
+    except Exception as error:  # safetensors raises an error of its own, and the operating system's
+        raise ConfigError(f"{file} cannot be read as the student's training heads: {error}. Export the student again.") from None
+    scorer, graph = _part(tensors, "scorer."), _part(tensors, "graph.")
+    try:
+        return (
+            _fill(Scorer(width, _contrast(made, scorer)), scorer) if scorer else None,
+            _fill(GraphNetwork(width, _interaction(made, graph)), _of_before(graph)) if graph else None,
+        )
+    except (KeyError, RuntimeError, ValidationError, json.JSONDecodeError) as error:
+        raise ConfigError(
+            f"{file} holds heads that do not fit a student of hidden size {width}: {error}. They belong to another student: "
+            "copy a student's directory as a whole."
+        ) from None
+
+
+def _contrast(made: dict[str, str], tensors: dict[str, Tensor]) -> Contrast:
+    if "contrast" in made:
+        return Contrast.model_validate_json(made["contrast"])
+    return Contrast(name="contrast", hidden=len(tensors["layers.0.weight"]))
+
+
+def _interaction(made: dict[str, str], tensors: dict[str, Tensor]) -> Interaction:
+    if "interaction" in made:
+        return Interaction.model_validate_json(made["interaction"])
+    return Interaction(name="interaction", hidden=len(_of_before(tensors)["network.first.bias"]))
+
+
+def _of_before(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a graph network under the names they have now; in files without metadata a GCN lies one level higher."""
+    if any(name.startswith(("network.", "projection.")) for name in tensors):
+        return tensors
+    return {f"network.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _fill(head: Head, tensors: dict[str, Tensor]) -> Head:
+    """A head with the weights it was left with."""
+    head.load_state_dict(tensors)
+    return head
