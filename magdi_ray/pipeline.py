@@ -17,7 +17,7 @@ from magdi_ray import examining, stages
 from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.cluster import ray_session, remarks_to, set_environment
 from magdi_ray.config import RunConfig, recipes
-from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.distil import ScratchModel, train_of
 from magdi_ray.config.sections import FileTask
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.evaluate.answers import VOTE
@@ -74,7 +74,7 @@ def plan(config: RunConfig) -> list[Stage]:
         shaped = {
             "student": student,
             "weights": weights,
-            "train": config.distil.train,
+            "train": train_of(config.distil, recipe),
             "dev": config.distil.dev,
             "recipe": recipe,
             "seed": config.seed,

@@ -18,7 +18,7 @@ from magdi_ray.agents.base import derive_seed
 from magdi_ray.agents.weights import model_directories, resolve_model
 from magdi_ray.config import RecipeConfig, RunConfig, resolve_recipe
 from magdi_ray.config.base import absolute
-from magdi_ray.config.distil import ScratchModel
+from magdi_ray.config.distil import ScratchModel, train_of
 from magdi_ray.config.protocols import located
 from magdi_ray.config.sections import GraphSource
 from magdi_ray.debate.order import read_debates_of
@@ -275,7 +275,7 @@ def training_job(config: RunConfig, run: Run, directory: Path, recipe: RecipeCon
         student=config.distil.student,
         model=base_model(config, run),
         recipe=recipe,
-        train=config.distil.train,
+        train=train_of(config.distil, recipe),
         dev=config.distil.dev,
         deepspeed=config.distil.deepspeed,
         checkpoints=config.distil.checkpoints,

@@ -241,6 +241,14 @@ class DistilConfig(Section):
         return self
 
 
+def train_of(config: DistilConfig, recipe: RecipeConfig) -> TrainConfig:
+    """How a recipe is trained: as all are, but for what it says of its own."""
+    changes = {name: value for name, value in recipe.train.model_dump().items() if value is not None}
+    if "max_steps" in changes:
+        changes["epochs"] = None
+    return config.train.model_copy(update=changes)
+
+
 def recipes(config: DistilConfig) -> list[RecipeConfig]:
     """Every recipe of a run, the comparisons first and the product last."""
     return [resolve_recipe(choice) for choice in (*config.ablations, config.recipe)]

@@ -145,6 +145,16 @@ class NodeSelection(Section):
     """What a critic or a judge writes is about others' replies, which the student never sees."""
 
 
+class TrainChanges(Section):
+    """What a recipe trains with instead of what `distil.train` says; None: as there."""
+
+    learning_rate: float | None = Field(None, gt=0.0)
+    heads_learning_rate: float | None = Field(None, gt=0.0)
+    max_steps: int | None = Field(None, ge=1)
+    """Also in place of `epochs`."""
+    tokens_per_step: int | None = Field(None, ge=1)
+
+
 class RecipeConfig(Section):
     """What is learned from a graph: which nodes, under which weighted objectives."""
 
@@ -152,6 +162,10 @@ class RecipeConfig(Section):
     nodes: NodeSelection = NodeSelection()
     labels: LabelConfig = LabelConfig()
     objectives: tuple[Objective, ...] = Field(min_length=1)
+    train: TrainChanges = TrainChanges()
+    control: Literal["none", "shuffled_labels", "shuffled_edges"] = "none"
+    """A negative control: what compares replies sees the labels of a graph dealt out among its nodes at random, or as many edges
+    between other replies. What is learned token by token stays as it is."""
 
     @field_validator("objectives")
     @classmethod
@@ -178,6 +192,9 @@ class RecipeConfig(Section):
             raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
         if self.nodes.correct == "incorrect" and "next_token" in names:
             raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
+        needed = {"none": names, "shuffled_labels": names & COMPARING, "shuffled_edges": names & {"interaction"}}[self.control]
+        if not needed:
+            raise ValueError(f"control {self.control!r} changes nothing: no objective with a weight looks at what it shuffles")
         return self
 
 

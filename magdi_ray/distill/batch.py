@@ -51,7 +51,7 @@ class GraphBatch:
     spans_2N: Tensor
     """Row 0 the span of a node's prompt, row 1 that of its reply: the tokens its embedding is made of."""
     correct_N: Tensor
-    """1 for correct nodes, else 0 (int64)."""
+    """1 for correct nodes, else 0 (int64); a negative control's own."""
     pairs_2P: Tensor
     """Row 0 correct, row 1 incorrect node, of the same graph; all such pairs."""
     edges_2E: Tensor
@@ -121,7 +121,7 @@ def collate(
         times_M=times_M,
         segment_S=segment_S,
         spans_2N=spans_2N,
-        correct_N=torch.tensor(correct, dtype=torch.long),
+        correct_N=torch.tensor([label for graph in graphs for label in compared(graph)], dtype=torch.long),
         pairs_2P=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         edges_2E=torch.tensor(edges, dtype=torch.long).reshape(-1, 2).T.contiguous(),
         types_E=torch.tensor([kind for graph in graphs for kind in graph.types or [0] * len(graph.edges)], dtype=torch.long),
@@ -214,14 +214,19 @@ def _spans(rows: Rows) -> tuple[Tensor, Tensor]:
     return segment_S, torch.tensor([prompt_N, reply_N], dtype=torch.long)
 
 
+def compared(graph: GraphTokens) -> tuple[bool, ...]:
+    """The labels that are compared: the nodes' own, but for a negative control."""
+    return graph.compared or tuple(node.correct for node in graph.nodes)
+
+
 def _structure(graphs: Sequence[GraphTokens]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(correct, incorrect) pairs and (source, target) edges, over the nodes of all graphs."""
     pairs: list[tuple[int, int]] = []
     edges: list[tuple[int, int]] = []
     first = 0
     for graph in graphs:
-        right = [first + i for i, node in enumerate(graph.nodes) if node.correct]
-        wrong = [first + i for i, node in enumerate(graph.nodes) if not node.correct]
+        right = [first + i for i, label in enumerate(compared(graph)) if label]
+        wrong = [first + i for i, label in enumerate(compared(graph)) if not label]
         pairs += [(p, n) for p in right for n in wrong]
         edges += [(first + source, first + target) for source, target in graph.edges]
         first += len(graph.nodes)

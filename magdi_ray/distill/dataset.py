@@ -60,6 +60,7 @@ UNIT = pa.schema(
         pa.field("targets", pa.list_(pa.int32()), nullable=False),
         pa.field("types", pa.list_(pa.int32()), nullable=False),
         pa.field("weight", pa.float64(), nullable=False),
+        pa.field("compared", pa.list_(pa.bool_()), nullable=False),
     ]
 )
 """A `GraphTokens`; edges run from `sources[i]` to `targets[i]`."""
@@ -224,6 +225,7 @@ def _to_row(graph: GraphTokens) -> dict[str, Any]:
         "targets": [target for _, target in graph.edges],
         "types": graph.types,
         "weight": graph.weight,
+        "compared": graph.compared,
     }
 
 
@@ -236,6 +238,7 @@ def _from_row(row: dict[str, Any]) -> GraphTokens:
         tuple(zip(row["sources"], row["targets"], strict=True)),
         tuple(row["types"]),
         row["weight"],
+        tuple(row["compared"]),
     )
 
 

@@ -99,7 +99,7 @@ def tokenise_graphs(job: Job) -> str:
 
 def _name(job: Job, tokenizer: PreTrainedTokenizerBase) -> str:
     held = None if job.dev is None else [job.dev.graphs, job.seed if job.dev.graphs else None]
-    recipe = [job.recipe.nodes, job.recipe.labels, needs_incorrect(job.recipe)]
+    recipe = [job.recipe.nodes, job.recipe.labels, job.recipe.control, needs_incorrect(job.recipe)]
     parts = [FORMAT, job.inputs, job.task, recipe, longest(job), held, tokenizer_hash(tokenizer)]
     return content_hash(parts)[:16]
 

@@ -29,6 +29,7 @@ There is no upper bound on the nodes of a graph: one of 200 nodes is one unit of
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,6 +73,8 @@ class GraphTokens:
     """Of each edge, its type's place in `EDGE_TYPES`; empty: all of the first type."""
     weight: float = 1.0
     """How much it counts for in every objective's mean (`distill.labels.weight_of`)."""
+    compared: tuple[bool, ...] = ()
+    """The labels that objectives see which compare nodes, in a negative control; empty: the nodes' own."""
 
     @property
     def pairs(self) -> int:
@@ -100,6 +103,25 @@ def node_position(key: str) -> int:
     """The position in a node's key."""
     position = key.rpartition("/")[2]
     return SOLUTION if position == "solution" else int(position)
+
+
+def shuffled(graph: GraphTokens, control: str) -> GraphTokens:
+    """A graph as a negative control sees it; the same one every time.
+
+    shuffled_labels: its labels, dealt out among its nodes anew. shuffled_edges: as many edges, each from any earlier node to any
+    later one, their types dealt out anew.
+    """
+    drawn = random.Random(f"{control} {graph.question_id}")
+    if control == "shuffled_labels":
+        labels = [node.correct for node in graph.nodes]
+        drawn.shuffle(labels)
+        return replace(graph, compared=tuple(labels))
+    if control == "shuffled_edges" and graph.edges:
+        possible = [(source, target) for target in range(len(graph.nodes)) for source in range(target)]
+        types = list(graph.types)
+        drawn.shuffle(types)
+        return replace(graph, edges=tuple(sorted(drawn.sample(possible, len(graph.edges)))), types=tuple(types))
+    return graph
 
 
 def first_correct(mags: Iterable[Mag]) -> Counter[str]:
@@ -189,7 +211,7 @@ class _Reader:
         if not needs_incorrect(self.recipe):
             return [replace(graph, nodes=(node,), edges=(), types=()) for node in graph.nodes]
         self._note(graph)
-        return [graph]
+        return [shuffled(graph, self.recipe.control)]
 
     def _graph(self, mag: Mag) -> GraphTokens | LeftOut:
         labelled = relabel(mag, self.recipe.labels, self.task)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from magdi_ray.config.distil import train_of
 from magdi_ray.distill.export.markdown import plain, table
 from magdi_ray.distill.export.record import Record
 from magdi_ray.distill.watch.view import duration
@@ -153,7 +154,7 @@ def _early_end(record: Record) -> str:
 
 
 def _settings(record: Record) -> Iterator[tuple[str, str]]:
-    train, student = record.config.distil.train, record.config.distil.student
+    train, student = train_of(record.config.distil, record.recipe), record.config.distil.student
     ending = "" if train.lr_scheduler_type == "constant" else f" to {train.min_lr_ratio:g} of it"
     heads = "" if train.heads_learning_rate is None else f"; training heads {train.heads_learning_rate:g}"
     limit = train.tokens_per_micro_batch

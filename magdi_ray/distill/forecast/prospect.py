@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.table import Table
 
-from magdi_ray.config.distil import DistilConfig, FullTuning, QloraTuning, ScratchModel
+from magdi_ray.config.distil import DistilConfig, FullTuning, QloraTuning, ScratchModel, train_of
 from magdi_ray.config.recipes import RecipeConfig
 from magdi_ray.distill.forecast.cost import Forecast, forecast, tokens_at_once
 from magdi_ray.distill.forecast.memory import GIB, Memory, Trainee, head_parameters, memory_per_rank
@@ -75,7 +75,7 @@ def look_ahead(
     for recipe, found in work:
         student = Trainee(shape, config.student.tuning, head_parameters(shape, recipe)) if shape else None
         held_out = found.of(dev_questions) if dev_questions else None
-        forecasts.append(forecast(recipe, found, student, config.train, dev=config.dev, held_out=held_out))
+        forecasts.append(forecast(recipe, found, student, train_of(config, recipe), dev=config.dev, held_out=held_out))
     counts = sorted(set(config.scaling.workers))
     tokens = {count: tokens_at_once(workload, config.train, workers=count) for count in counts}
     memory = {count: _memory(config, trainee, workload, count, tokens[count]) for count in counts} if trainee else {}
