@@ -76,12 +76,16 @@ def _counting_golds(questions: Iterator[Question], counts: Counter[str]) -> Iter
 def all_questions(config: RunConfig, skipped: Callable[[BadRow], object] = lambda _: None) -> Iterator[Question]:
     """Every question of a run, checked: the task's own, or those of recorded debates and the task's held-out ones.
 
-    Held-out questions come first. Rows of question files that are left out go to `skipped`.
+    Held-out questions come first; one that was debated too, in a run whose graphs these are, comes once. Rows of question files
+    that are left out go to `skipped`.
     """
     golds, source = config.needs_golds, config.graph.source
     found: Iterable[Question] = iter_questions(config.task, golds=golds, training=source is None, skipped=skipped)
     if source is not None:
-        found = sorted([*source_questions(config, source), *found], key=lambda question: question.split == "train")
+        debated = source_questions(config, source)
+        known = {(question.id, question.split, fingerprint(question)) for question in debated}
+        others = [q for q in found if (q.id, q.split, fingerprint(q)) not in known]
+        found = sorted([*debated, *others], key=lambda question: question.split == "train")
     return checked(found)
 
 

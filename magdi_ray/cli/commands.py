@@ -30,6 +30,7 @@ from magdi_ray.cli.options import (
     run_until,
 )
 from magdi_ray.cli.planning import plan
+from magdi_ray.cli.study import study
 from magdi_ray.cli.submit import submit
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
@@ -104,6 +105,7 @@ app.command()(evaluate)
 app.command()(report)
 app.command()(doctor)
 app.command()(submit)
+app.command()(study)
 
 
 @app.command()

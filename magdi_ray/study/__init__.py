@@ -1,0 +1,1 @@
+"""Studies: many recipes, many trainings of each, one world; and what their figures support."""

@@ -1,0 +1,139 @@
+"""A study from its configuration to its figures: runs like any other, one after the other, each resumable. The edge of this room.
+
+OUT/world       the debates and graphs that all students share
+OUT/tuning      students with every setting that is tried, measured on the dev questions
+OUT/students    every recipe, the baseline at equal tokens beside each, measured once on the questions of `split`
+OUT/study.json  what the page is made of
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from magdi_ray.config import RecipeConfig, RunConfig, load_config, resolve_recipe
+from magdi_ray.config.load import parse_section
+from magdi_ray.config.reading import read_mapping
+from magdi_ray.config.study import BESIDE, StudyConfig, TuningConfig
+from magdi_ray.evaluate.metrics import Difference, Score
+from magdi_ray.pipeline import load_results, run_pipeline
+from magdi_ray.progress import console
+from magdi_ray.runs import Run
+from magdi_ray.stages import student_stage
+from magdi_ray.study.conclude import Row, rows, sentences
+from magdi_ray.study.grid import Trial, beside, best, candidates, compared, derived, pairs
+
+RESULT = "study.json"
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Read a study's configuration.
+
+    Raises:
+        ConfigError: it is missing or malformed, or a value breaks a rule.
+    """
+    data = read_mapping(
+        path, kind="study", example="A ready-made one is configs/study.yaml.", holds="of a study (run, recipes, ...)"
+    )
+    return parse_section(data, str(path), StudyConfig)
+
+
+def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
+    """Run what is missing of a study and write what it comes to. `folder`: where its configuration lies.
+
+    Raises:
+        ConfigError, RunError, EngineError: as a run does.
+    """
+    base = load_config(folder / study.run, study.set)
+    world = Run(out / "world")
+    run_pipeline(base, world, until="graphs")
+    graphs = str(world.path("graphs").resolve())
+    tried = tune(study.tuning, base, graphs, out / "tuning") if study.tuning else []
+    recipes = compared(study, best(tried))
+    config, run, tokens = train(study, base, graphs, recipes, out / "students")
+    run_pipeline(config, run)
+    found = load_results(run)
+    differences = [Difference(**row) for row in found["differences"]]
+    table = rows(recipes, [Score(**row) for row in found["scores"]], differences, tokens)
+    result = {
+        "name": study.name,
+        "seeds": study.seeds,
+        "split": study.split,
+        "questions": table[-1].score.questions,
+        "tuning": [asdict(trial) for trial in tried],
+        "rows": [asdict(row) for row in table],
+        "beside": _beside(found["scores"], tokens),
+        "said": sentences(table, recipes, differences),
+        "recipes": [recipe.model_dump(mode="json") for recipe in recipes],
+    }
+    (out / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    return result
+
+
+def tune(tuning: TuningConfig, base: RunConfig, graphs: str, out: Path) -> list[Trial]:
+    """Every setting of every recipe that is tuned, measured on the dev questions."""
+    tried = {
+        name: (recipe.name, *rest)
+        for recipe in map(resolve_recipe, tuning.recipes)
+        for name, rest in ((name, (setting, rate, steps)) for name, (setting, rate, steps) in candidates(recipe, tuning).items())
+    }
+    settings = [setting for _, setting, _, _ in tried.values()]
+    config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev")
+    run = Run(out)
+    run_pipeline(config, run)
+    accuracy = {row["system"]: row["accuracy"] for row in load_results(run)["scores"] if row["method"] == "single"}
+    found = [Trial(recipe, rate, steps, accuracy[name]) for name, (recipe, _, rate, steps) in tried.items()]
+    for name, trial in best(found).items():
+        console.print(f"{name}: learning rate {trial.learning_rate:g}, {trial.max_steps} steps, {trial.accuracy:.1%} on dev")
+    return found
+
+
+def train(
+    study: StudyConfig, base: RunConfig, graphs: str, recipes: Sequence[RecipeConfig], out: Path
+) -> tuple[RunConfig, Run, dict[str, float]]:
+    """Train every recipe, and then the baseline for as many tokens as each of them read.
+
+    Returns the configuration of the whole run, the run, and the tokens read by each student, mean over its trainings.
+    """
+    run, baseline = Run(out), recipes[-1]
+    common: dict[str, Any] = {"seeds": study.seeds, "split": study.split, "comparisons": pairs(study)}
+    first = derived(base, graphs, study.name, recipes, **common)
+    run_pipeline(first, run, until="student")
+    read, steps = _read(first, run, recipes), _steps(first, run, baseline)
+    more = [
+        beside(baseline, recipe.name, steps=steps, tokens=read[baseline.name], wanted=read[recipe.name])
+        for recipe in recipes[:-1]
+        if recipe.control == "none"
+    ]
+    whole = derived(base, graphs, study.name, [*recipes[:-1], *more, baseline], **common)
+    run_pipeline(whole, run, until="student")
+    return whole, run, read | _read(whole, run, more)
+
+
+def _read(config: RunConfig, run: Run, recipes: Sequence[RecipeConfig]) -> dict[str, float]:
+    return {recipe.name: fmean(_facts(config, run, recipe, "tokens_forwarded")) for recipe in recipes}
+
+
+def _steps(config: RunConfig, run: Run, recipe: RecipeConfig) -> int:
+    return round(fmean(_facts(config, run, recipe, "steps")))
+
+
+def _facts(config: RunConfig, run: Run, recipe: RecipeConfig, name: str) -> list[float]:
+    stages = [student_stage(config, recipe, number) for number in range(config.distil.seeds)]
+    return [run.require(stage).facts[name] for stage in stages]
+
+
+def _beside(scores: Sequence[Mapping[str, Any]], tokens: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The baseline at the tokens of each recipe."""
+    return [
+        {"recipe": row["system"], "score": row, "tokens": tokens[row["system"]]}
+        for row in scores
+        if BESIDE in row["system"] and row["method"] == "single"
+    ]
+
+
+__all__ = ["Row", "conduct", "load_study"]

@@ -1,0 +1,107 @@
+"""The grid of a study: which students are trained, in which runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from magdi_ray.config import RecipeConfig, RunConfig, parse_config, resolve_recipe
+from magdi_ray.config.recipes import TrainChanges
+from magdi_ray.config.study import BESIDE, StudyConfig, TuningConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One setting that was tried on the dev questions."""
+
+    recipe: str
+    learning_rate: float
+    max_steps: int
+    accuracy: float
+    """Mean over its trainings, in [0, 1]."""
+
+    @property
+    def changes(self) -> TrainChanges:
+        """What it trains with."""
+        return TrainChanges(learning_rate=self.learning_rate, max_steps=self.max_steps)
+
+
+def candidates(recipe: RecipeConfig, tuning: TuningConfig) -> dict[str, tuple[RecipeConfig, float, int]]:
+    """Every setting of a recipe that is tried, by the name it is trained under."""
+    found = {}
+    for rate, steps in product(tuning.learning_rates, tuning.max_steps):
+        name = f"{recipe.name}-lr{rate:g}-{steps}"
+        found[name] = (trained(recipe, TrainChanges(learning_rate=rate, max_steps=steps), name=name), rate, steps)
+    return found
+
+
+def best(trials: Iterable[Trial]) -> dict[str, Trial]:
+    """Each recipe's setting with the highest dev accuracy; of equals the one with fewer steps, then the lower learning rate."""
+    found: dict[str, Trial] = {}
+    for trial in sorted(trials, key=lambda trial: (-trial.accuracy, trial.max_steps, trial.learning_rate)):
+        found.setdefault(trial.recipe, trial)
+    return found
+
+
+def trained(recipe: RecipeConfig, changes: TrainChanges, *, name: str | None = None) -> RecipeConfig:
+    """A recipe with training settings; what it says itself is kept."""
+    own = {key: value for key, value in recipe.train.model_dump().items() if value is not None}
+    return recipe.model_copy(update={"name": name or recipe.name, "train": changes.model_copy(update=own)})
+
+
+def compared(study: StudyConfig, chosen: Mapping[str, Trial]) -> list[RecipeConfig]:
+    """Every recipe of a study as it is trained, the baseline last."""
+    baseline = study.resolved[-1].name
+    if not chosen:
+        return study.resolved
+    return [trained(recipe, chosen.get(recipe.name, chosen[baseline]).changes) for recipe in study.resolved]
+
+
+def beside(baseline: RecipeConfig, recipe: str, *, steps: int, tokens: float, wanted: float) -> RecipeConfig:
+    """The baseline, trained for so many steps that the student reads as many tokens as under a recipe.
+
+    `tokens` are what `steps` of the baseline read, `wanted` what the recipe read.
+    """
+    more = max(1, round(steps * wanted / tokens))
+    return baseline.model_copy(
+        update={"name": f"{baseline.name}{BESIDE}{recipe}", "train": baseline.train.model_copy(update={"max_steps": more})}
+    )
+
+
+def pairs(study: StudyConfig) -> list[tuple[str, str]]:
+    """What is compared with what: each recipe with the baseline at equal updates and at equal tokens, and with its controls."""
+    *recipes, baseline = study.resolved
+    found = []
+    for recipe in recipes:
+        found += [(recipe.name, baseline.name), (recipe.name, f"{baseline.name}{BESIDE}{recipe.name}")]
+        found += [(original.name, recipe.name) for original in recipes if is_control_of(recipe, original)]
+    return found
+
+
+def is_control_of(control: RecipeConfig, recipe: RecipeConfig) -> bool:
+    """Whether a recipe differs from another in nothing but that it is its negative control."""
+    same = {"name": recipe.name, "control": "none"}
+    return control.control != "none" and recipe.control == "none" and control.model_copy(update=same) == recipe
+
+
+def derived(
+    base: RunConfig,
+    graphs: str,
+    name: str,
+    recipes: Sequence[RecipeConfig],
+    *,
+    seeds: int,
+    split: str,
+    comparisons: Sequence[tuple[str, str]] = (),
+) -> RunConfig:
+    """The run that trains some recipes, the last of them as its product, on the finished graphs of the world `base`."""
+    data = base.model_dump(mode="json")
+    data |= {"name": name, "debate": None}
+    data["graph"] = data["graph"] | {"source": {"format": "mag", "path": graphs, "test": 0}}
+    *others, last = [resolve_recipe(recipe).model_dump(mode="json") for recipe in recipes]
+    data["distil"] = data["distil"] | {"recipe": last, "ablations": others, "seeds": seeds}
+    names = {recipe.name for recipe in recipes}
+    chosen = [[one, other] for one, other in comparisons if one in names and other in names]
+    data["evaluate"] = data["evaluate"] | {"splits": [split], "tasks": [], "agents": [], "comparisons": chosen}
+    return parse_config(data, f"the study's run {name}")

@@ -1,0 +1,141 @@
+"""The page of a study: every setting that was tried, the table, the picture, and the sentences. Markdown and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+WIDTH, HEIGHT, LEFT, BOTTOM = 720, 420, 64, 48
+COLOURS = ("#2a6fbb", "#c25b1e", "#8a8f98")
+"""Recipes, the baseline after other numbers of steps, controls."""
+
+
+def write_page(result: Mapping[str, Any], path: Path) -> Path:
+    """Write the page, and its picture beside it. Returns the page's path."""
+    picture = path.with_suffix(".svg")
+    picture.write_text(draw(result), encoding="utf-8")
+    path.write_text(text_of(result, picture.name), encoding="utf-8")
+    return path
+
+
+def text_of(result: Mapping[str, Any], picture: str) -> str:
+    """The page as markdown."""
+    *others, baseline = result["rows"]
+    name = baseline["recipe"]
+    lines = [
+        f"# {result['name']}",
+        f"{len(others)} recipes against {name}: {result['seeds']} trainings of each, {result['questions']} questions "
+        f"({result['split']}), intervals at 95%, p-values corrected for the number of recipes (Holm).",
+        *[f"- {sentence}" for sentence in result["said"]],
+        f"![accuracy against tokens]({picture})",
+        _table(
+            (
+                "recipe",
+                "accuracy %",
+                "sd",
+                "tokens",
+                f"minus {name}, equal updates",
+                f"minus {name}, equal tokens",
+                "corrected p",
+            ),
+            (_row(row) for row in sorted(others, key=lambda row: -row["score"]["accuracy"])),
+        ),
+        _table(("baseline", "accuracy %", "sd", "tokens"), (_short(row) for row in (baseline, *result["beside"]))),
+    ]
+    if result["tuning"]:
+        tried = sorted(result["tuning"], key=lambda trial: (trial["recipe"], -trial["accuracy"]))
+        lines += ["## Tuning", "On the dev questions, before anything was compared; the best of each recipe was taken."]
+        cells = ((t["recipe"], f"{t['learning_rate']:g}", str(t["max_steps"]), f"{100 * t['accuracy']:.1f}") for t in tried)
+        lines.append(_table(("recipe", "learning rate", "steps", "dev accuracy %"), cells))
+    return "\n\n".join(_joined(lines)) + "\n"
+
+
+def _joined(lines: Sequence[str]) -> Iterable[str]:
+    """Bullets that follow each other belong together."""
+    bullets: list[str] = []
+    for line in lines:
+        if line.startswith("- "):
+            bullets.append(line)
+            continue
+        if bullets:
+            yield "\n".join(bullets)
+            bullets = []
+        yield line
+    if bullets:
+        yield "\n".join(bullets)
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    p_value = row["p_corrected"]
+    return (*_short(row), _difference(row["updates"]), _difference(row["equal"]), "" if p_value is None else f"{p_value:.2g}")
+
+
+def _short(row: Mapping[str, Any]) -> tuple[str, ...]:
+    score, sd = row["score"], row["score"]["sd"]
+    accuracy = f"{100 * score['accuracy']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
+    return row["recipe"], accuracy, "" if sd is None else f"{100 * sd:.1f}", f"{row['tokens'] / 1e3:.0f}k"
+
+
+def _difference(item: Mapping[str, Any] | None) -> str:
+    if item is None:
+        return ""
+    return f"{100 * item['difference']:+.1f} ({100 * item['low']:+.1f} to {100 * item['high']:+.1f})"
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
+
+
+def draw(result: Mapping[str, Any]) -> str:
+    """Accuracy against tokens: a point a recipe with its interval, and the baseline as a line through its own points."""
+    *others, baseline = result["rows"]
+    controls = {recipe["name"] for recipe in result["recipes"] if recipe["control"] != "none"}
+    line = sorted((baseline, *result["beside"]), key=lambda row: row["tokens"])
+    everyone = [*others, *line]
+    most = max(row["tokens"] for row in everyone) * 1.05
+    low = min(row["score"]["low"] for row in everyone)
+    high = max(row["score"]["high"] for row in everyone)
+    margin = max(0.005, 0.05 * (high - low))
+    low, high = max(0.0, low - margin), min(1.0, high + margin)
+
+    def at(tokens: float, accuracy: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - 150) * tokens / most
+        return x, (HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 20) * (accuracy - low) / (high - low)
+
+    parts = [_axes(most, low, high, at)]
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(row["tokens"], row["score"]["accuracy"]) for row in line))
+    parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[1]}" stroke-width="2"/>')
+    parts += [_point(row, at, COLOURS[1], label=row is baseline) for row in line]
+    parts += [_point(row, at, COLOURS[2 if row["recipe"] in controls else 0], label=True) for row in others]
+    said = "Accuracy against the tokens each student read in training; the line is the baseline after other numbers of steps."
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
+        f'font-size="12" role="img"><title>{said}</title><rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>'
+        + "".join(parts)
+        + "</svg>\n"
+    )
+
+
+def _point(row: Mapping[str, Any], at: Any, colour: str, *, label: bool) -> str:
+    score = row["score"]
+    (x, y), (_, top), (_, foot) = (at(row["tokens"], score[name]) for name in ("accuracy", "high", "low"))
+    text = f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{colour}">{escape(row["recipe"])}</text>' if label else ""
+    return (
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{foot:.1f}" stroke="{colour}" stroke-opacity="0.4"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>{text}'
+    )
+
+
+def _axes(most: float, low: float, high: float, at: Any) -> str:
+    parts = []
+    for step in range(6):
+        accuracy, tokens = low + (high - low) * step / 5, most * step / 5
+        (x0, y), (x1, _) = at(0, accuracy), at(most, accuracy)
+        parts.append(f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e5e8"/>')
+        parts.append(f'<text x="{x0 - 8:.1f}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{100 * accuracy:.1f}%</text>')
+        (x, y), _ = at(tokens, low), None
+        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle" fill="#555">{tokens / 1e3:.0f}k</text>')
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}" fill="#555">tokens read by the student in training</text>')
+    return "".join(parts)

@@ -1,0 +1,95 @@
+"""Which students a study trains, and what is compared with what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from magdi_ray.config import RecipeConfig
+from magdi_ray.config.load import parse_section
+from magdi_ray.config.recipes import TrainChanges
+from magdi_ray.config.study import StudyConfig, TuningConfig
+from magdi_ray.errors import ConfigError
+from magdi_ray.study.grid import Trial, beside, best, candidates, compared, is_control_of, pairs
+
+NEXT, CONTRAST = {"name": "next_token"}, {"name": "contrast"}
+RECIPES = [
+    {"name": "both", "objectives": [NEXT, CONTRAST]},
+    {"name": "both-shuffled", "objectives": [NEXT, CONTRAST], "control": "shuffled_labels"},
+    {"name": "slow", "objectives": [NEXT], "train": {"learning_rate": 1e-4}},
+]
+TUNING = {"learning_rates": [1e-3, 2e-3], "max_steps": [100, 200], "recipes": ["level2"]}
+
+
+def study(**changes: Any) -> StudyConfig:
+    data = {"name": "x", "run": "tiny.yaml", "recipes": RECIPES, "tuning": TUNING, **changes}
+    return parse_section(data, "study", StudyConfig)
+
+
+def test_every_learning_rate_is_tried_with_every_number_of_steps() -> None:
+    found = candidates(study().resolved[-1], TuningConfig(learning_rates=(1e-3, 2e-3), max_steps=(100, 200)))
+    assert list(found) == ["level2-lr0.001-100", "level2-lr0.001-200", "level2-lr0.002-100", "level2-lr0.002-200"]
+    recipe, rate, steps = found["level2-lr0.002-100"]
+    assert (recipe.train, rate, steps) == (TrainChanges(learning_rate=2e-3, max_steps=100), 2e-3, 100)
+
+
+def test_the_best_on_dev_is_taken_and_of_equals_the_shorter_one() -> None:
+    trials = [Trial("a", 1e-3, 200, 0.6), Trial("a", 2e-3, 100, 0.6), Trial("a", 1e-3, 100, 0.5), Trial("b", 1e-3, 100, 0.1)]
+    assert {name: (trial.learning_rate, trial.max_steps) for name, trial in best(trials).items()} == {
+        "a": (2e-3, 100),
+        "b": (1e-3, 100),
+    }
+
+
+def test_recipes_train_as_the_tuned_baseline_but_for_what_they_say_themselves() -> None:
+    found = {recipe.name: recipe.train for recipe in compared(study(), {"level2": Trial("level2", 2e-3, 100, 0.6)})}
+    assert found["both"] == found["level2"] == TrainChanges(learning_rate=2e-3, max_steps=100)
+    assert found["slow"] == TrainChanges(learning_rate=1e-4, max_steps=100)
+    assert list(found)[-1] == "level2"
+
+
+def test_the_baseline_at_equal_tokens_trains_in_proportion_longer() -> None:
+    baseline = study().resolved[-1]
+    longer = beside(baseline, "both", steps=500, tokens=200_000, wanted=300_000)
+    assert (longer.name, longer.train.max_steps, longer.objectives) == ("level2-at-both", 750, baseline.objectives)
+
+
+def test_each_recipe_is_held_against_the_baseline_twice_and_against_its_control() -> None:
+    assert pairs(study())[:4] == [
+        ("both", "level2"),
+        ("both", "level2-at-both"),
+        ("both-shuffled", "level2"),
+        ("both-shuffled", "level2-at-both-shuffled"),
+    ]
+    assert ("both", "both-shuffled") in pairs(study())
+
+
+def test_a_control_is_one_of_the_recipe_it_equals_otherwise() -> None:
+    both, shuffled, slow, _ = study().resolved
+    assert is_control_of(shuffled, both)
+    assert not is_control_of(shuffled, slow)
+    assert not is_control_of(both, both)
+    other = shuffled.model_copy(update={"train": TrainChanges(max_steps=1)})
+    assert not is_control_of(other, both)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"baseline": RECIPES[0]}, "distinct names"),
+        ({"recipes": [{**RECIPES[0], "name": "a-at-b"}]}, "equal tokens"),
+        ({"baseline": "level1"}, "must hold the baseline"),
+        ({"split": "dev"}, "compare on another one"),
+        ({"seeds": 1}, "greater than or equal to 2"),
+        ({"sedes": 1}, "did you mean 'seeds'"),
+    ],
+)
+def test_what_a_study_cannot_be_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        study(**changes)
+
+
+def test_a_control_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="changes nothing"):
+        RecipeConfig.model_validate_json('{"name": "x", "objectives": [{"name": "next_token"}], "control": "shuffled_edges"}')
