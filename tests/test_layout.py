@@ -49,10 +49,11 @@ PURE = (
         f"debate/{name}.py"
         for name in ("discussion", "reconcile", "society", "single", "self_consistency", "critique", "convincing")
     ),
-    *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "plan", "batch", "objectives")),
+    *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "heads", "plan", "batch")),
     *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
     *(f"distill/{name}.py" for name in ("job", "labels", "dataset", "units", "schedule", "gradients")),
-    *(f"distill/{name}" for name in ("checkpoint", "watch", "export", "forecast")),
+    *(f"distill/{name}" for name in ("objectives", "graph_networks", "checkpoint", "watch", "export", "forecast")),
+    *(f"study/{name}.py" for name in ("grid", "conclude", "page")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "kept", "table")),
     *(f"evaluate/{name}.py" for name in ("harness", "harness_output")),
     *("evaluate/report", "simulate"),

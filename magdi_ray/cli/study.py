@@ -12,13 +12,14 @@ from magdi_ray.cli.options import option, out
 
 def study(
     config: Annotated[
-        Path, typer.Argument(help="YAML file of the study; a ready-made one is configs/study.yaml.", show_default=False)
+        Path,
+        typer.Argument(help="YAML file of the study; a ready-made one is configs/studies/structure.yaml.", show_default=False),
     ],
     out_: Annotated[Path | None, option("--out", help="Directory of its runs and its page. Default: runs/NAME.")] = None,
 ) -> None:
     """Hold recipes against a tuned baseline: what is missing is run, and the page says what the numbers support.
 
-    Example: magdi study configs/study.yaml --out runs/structure
+    Example: magdi study configs/studies/structure.yaml --out runs/structure
     """
     from magdi_ray.study.conduct import conduct, load_study
     from magdi_ray.study.page import write_page

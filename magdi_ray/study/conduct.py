@@ -37,7 +37,7 @@ def load_study(path: Path) -> StudyConfig:
         ConfigError: it is missing or malformed, or a value breaks a rule.
     """
     data = read_mapping(
-        path, kind="study", example="A ready-made one is configs/study.yaml.", holds="of a study (run, recipes, ...)"
+        path, kind="study", example="A ready-made one is configs/studies/structure.yaml.", holds="of a study (run, recipes, ...)"
     )
     return parse_section(data, str(path), StudyConfig)
 

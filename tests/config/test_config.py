@@ -67,7 +67,10 @@ def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(
             "distil.recipe=dpoo",
             r"distil\.recipe: there is no 'dpoo'; did you mean 'dpo'\? Known: level1, .*; or a section of",
         ),
-        ("distil.recipe=3", r"distil\.recipe: must be one of 'level1', .* or a section of its own \(labels, name, .*\(found 3\)"),
+        (
+            "distil.recipe=3",
+            r"distil\.recipe: must be one of 'level1', .* or a section of its own \(control, labels, name, .*\(found 3\)",
+        ),
         ("distil.ablations=[lvl3]", r"distil\.ablations\.0: there is no 'lvl3'; did you mean 'level3'\?"),
         ("distil.recipe={name: x}", r"distil\.recipe\.objectives: required, but not given"),
         ("distil.recipe={name: x, int: 3, objectives: [{name: next_token}]}", r"distil\.recipe\.int: unknown key"),

@@ -125,12 +125,9 @@ def one_thread() -> Any:
 
 
 @pytest.fixture
-def alone() -> Any:
-    """A process group of one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"tcp://127.0.0.1:{port}")
+def alone(tmp_path: Path) -> Any:
+    """A process group of one; it meets in a file, for a port that was free may be taken by the time it is used."""
+    dist.init_process_group("gloo", rank=0, world_size=1, init_method=f"file://{tmp_path / 'meeting'}")
     yield
     dist.destroy_process_group()
 

@@ -62,7 +62,8 @@ def plain_loss(model: PairwiseModel, graph: GraphTokens, frozen: torch.Tensor) -
         scores[node.correct].append(model.scorer((weight @ output.hidden_states[-1][0] / weight.sum())[None]))
     contrast = torch.stack([torch.relu(1 - p + n) for p, n in zip(scores[True], scores[False], strict=True)]).mean()
     labels = torch.tensor([int(node.correct) for node in graph.nodes])
-    nodes = F.cross_entropy(model.graph(frozen, torch.tensor(graph.edges).T), labels)
+    alike_E = torch.zeros(len(graph.edges), dtype=torch.long)
+    nodes = F.cross_entropy(model.graph(frozen, torch.tensor(graph.edges).T, alike_E), labels)
     return torch.cat(losses).mean() + nodes + 0.1 * contrast
 
 

@@ -64,11 +64,22 @@ def _serve(data: Any, place: str) -> None:
     ServeDeploySchema.model_validate(data)
 
 
+def _study(data: Any, place: str) -> None:
+    from magdi_ray.config.study import StudyConfig
+
+    parse_section(data, place, StudyConfig)
+
+
 def _plain(data: Any, place: str) -> None:
     """A file of another program, of which only the syntax is known here."""
 
 
-FILES: dict[str, Callable[[Any, str], None]] = {"cluster-prices": _cluster, "serve-config": _serve, "foreign": _plain}
+FILES: dict[str, Callable[[Any, str], None]] = {
+    "cluster-prices": _cluster,
+    "serve-config": _serve,
+    "study": _study,
+    "foreign": _plain,
+}
 """What a YAML block may be besides a configuration."""
 
 KEY = re.compile(r"`((?:task|debate|graph|distil|evaluate|serve|resources)(?:\.[a-z_0-9]+)+)(?<!\.json)`")
