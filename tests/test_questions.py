@@ -69,14 +69,16 @@ def test_questions_without_a_gold_answer_are_kept_where_the_vote_labels(tmp_path
 def test_a_training_question_that_is_also_held_out_is_refused_before_anything_starts(tmp_path: Path) -> None:
     leak = HELD_OUT | {"question": "how many legs have 2 cats"}
     with pytest.raises(TaskError, match="1 held-out questions are also training questions"):
-        _check_questions(config_of(tmp_path, leak))
+        _check_questions(config_of(tmp_path, leak), measures=False)
 
 
 def test_an_evaluated_split_without_gold_answers_is_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path, {"question": "1 + 1?", "answer": "#### 2"})
-    _check_questions(config)
-    with pytest.raises(ConfigError, match=r"evaluate\.splits names 'dev'"):
-        _check_questions(config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"splits": ("dev",)})}))
+    _check_questions(config, measures=True)
+    other = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"splits": ("dev",)})})
+    with pytest.raises(ConfigError, match=r"evaluate\.splits names 'dev'.*magdi distill CONFIG"):
+        _check_questions(other, measures=True)
+    _check_questions(other, measures=False)  # who only distils needs no gold answer
 
 
 def test_another_content_of_a_saved_directory_runs_the_stage_again(tmp_path: Path) -> None:
