@@ -5,7 +5,6 @@ The file says in its metadata what they were made as, so that whoever serves the
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,7 +71,7 @@ def load_heads(file: Path, *, width: int) -> tuple[Scorer | None, GraphNetwork |
             _fill(Scorer(width, _contrast(made, scorer)), scorer) if scorer else None,
             _fill(GraphNetwork(width, _interaction(made, graph)), _of_before(graph)) if graph else None,
         )
-    except (KeyError, RuntimeError, ValidationError, json.JSONDecodeError) as error:
+    except (KeyError, RuntimeError, ValidationError) as error:
         raise ConfigError(
             f"{file} holds heads that do not fit a student of hidden size {width}: {error}. They belong to another student: "
             "copy a student's directory as a whole."

@@ -24,7 +24,7 @@ from magdi_ray.pipeline import load_results, run_pipeline
 from magdi_ray.progress import console
 from magdi_ray.runs import Run
 from magdi_ray.stages import student_stage
-from magdi_ray.study.conclude import Row, rows, sentences
+from magdi_ray.study.conclude import rows, sentences
 from magdi_ray.study.grid import Trial, beside, best, candidates, compared, derived, pairs
 
 RESULT = "study.json"
@@ -76,17 +76,17 @@ def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
 
 def tune(tuning: TuningConfig, base: RunConfig, graphs: str, out: Path) -> list[Trial]:
     """Every setting of every recipe that is tuned, measured on the dev questions."""
-    tried = {
-        name: (recipe.name, *rest)
-        for recipe in map(resolve_recipe, tuning.recipes)
-        for name, rest in ((name, (setting, rate, steps)) for name, (setting, rate, steps) in candidates(recipe, tuning).items())
-    }
-    settings = [setting for _, setting, _, _ in tried.values()]
+    tried = {recipe.name: candidates(recipe, tuning) for recipe in map(resolve_recipe, tuning.recipes)}
+    settings = [setting for found in tried.values() for setting, _, _ in found.values()]
     config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev")
     run = Run(out)
     run_pipeline(config, run)
     accuracy = {row["system"]: row["accuracy"] for row in load_results(run)["scores"] if row["method"] == "single"}
-    found = [Trial(recipe, rate, steps, accuracy[name]) for name, (recipe, _, rate, steps) in tried.items()]
+    found = [
+        Trial(recipe, rate, steps, accuracy[name])
+        for recipe, settings_of in tried.items()
+        for name, (_, rate, steps) in settings_of.items()
+    ]
     for name, trial in best(found).items():
         console.print(f"{name}: learning rate {trial.learning_rate:g}, {trial.max_steps} steps, {trial.accuracy:.1%} on dev")
     return found
@@ -134,6 +134,3 @@ def _beside(scores: Sequence[Mapping[str, Any]], tokens: Mapping[str, float]) ->
         for row in scores
         if BESIDE in row["system"] and row["method"] == "single"
     ]
-
-
-__all__ = ["Row", "conduct", "load_study"]

@@ -135,7 +135,7 @@ def _axes(most: float, low: float, high: float, at: Any) -> str:
         (x0, y), (x1, _) = at(0, accuracy), at(most, accuracy)
         parts.append(f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e5e8"/>')
         parts.append(f'<text x="{x0 - 8:.1f}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{100 * accuracy:.1f}%</text>')
-        (x, y), _ = at(tokens, low), None
+        x, y = at(tokens, low)
         parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle" fill="#555">{tokens / 1e3:.0f}k</text>')
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}" fill="#555">tokens read by the student in training</text>')
     return "".join(parts)
