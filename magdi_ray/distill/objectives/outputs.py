@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
     next_token_sum: Tensor
     """Cross-entropy summed over the supervised tokens."""
     embeddings_NH: Tensor
-    """What the graph network reads of every node; without one what the scorer reads, else the mean over the last hidden states."""
+    """What the graph network reads of every node; without one, what the scorer does, else the mean of the last hidden states."""
     scores_N: Tensor
     """tanh of the scorer, in (-1, 1)."""
     node_logits_N2: Tensor
