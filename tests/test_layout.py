@@ -51,13 +51,13 @@ PURE = (
     ),
     *(f"distill/{name}.py" for name in ("tokens", "packing", "attention", "head", "heads", "plan", "batch")),
     *(f"distill/{name}.py" for name in ("student", "scratch", "zero", "loop")),
-    *(f"distill/{name}.py" for name in ("job", "labels", "dataset", "units", "schedule", "gradients")),
+    *(f"distill/{name}.py" for name in ("job", "labels", "teaching", "dataset", "units", "schedule", "gradients", "judging")),
     *(f"distill/{name}" for name in ("objectives", "graph_networks", "checkpoint", "watch", "export", "forecast")),
     *(f"study/{name}.py" for name in ("grid", "conclude", "page")),
     *(f"evaluate/{name}.py" for name in ("answers", "metrics", "consistency", "exam", "kept", "table")),
     *(f"evaluate/{name}.py" for name in ("harness", "harness_output")),
     *("evaluate/report", "simulate"),
-    *(f"serving/{name}.py" for name in ("backend", "ensemble", "scoring", "debating", "front", "keys", "limits", "access")),
+    *(f"serving/{name}.py" for name in ("backend", "ensemble", "debating", "front", "keys", "limits", "access")),
     *(f"serving/{name}" for name in ("wire", "door", "playground")),
 )
 

@@ -75,6 +75,28 @@ class Piece:
     """Seconds the request waited before the model read it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How good a reply to a prompt is, as the student itself sees it."""
+
+    logprob: float
+    """log p(reply | prompt), summed over the reply's tokens, its end-of-sequence token included."""
+    tokens: int
+    """Tokens of the reply, the end-of-sequence token included."""
+    contrast: float | None
+    """tanh score in (-1, 1) of the head that was trained to set correct above incorrect replies; None without that head."""
+    correct: float | None
+    """Probability in [0, 1] that the reply is correct: the verifier's where there is one, else the graph network's for the reply
+    as a graph of one node; None without either."""
+
+    @property
+    def merit(self) -> float | None:
+        """How likely the reply is correct, in [0, 1]: `correct`, else `contrast` moved to [0, 1]; None without any head."""
+        if self.correct is not None:
+            return self.correct
+        return None if self.contrast is None else (self.contrast + 1.0) / 2.0
+
+
 class StreamingEngine(Protocol):
     """Closing the iterator, or cancelling whoever awaits it, ends the generation."""
 

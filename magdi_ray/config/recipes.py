@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -27,6 +28,12 @@ class NextToken(Section):
     weight: float = Field(1.0, ge=0.0)
     loss_on_prompt: bool = False
     """Also learn the prompt's tokens, as the released MAGDi code does."""
+    after_divergence: float = Field(0.0, ge=0.0, le=1.0)
+    """What a token of an incorrect reply counts for once the reply has left every correct one of its graph: what follows from a
+    mistake may be sound again. 0: incorrect replies are not learned."""
+    persuasion: float = Field(0.0, ge=0.0)
+    """How much more a correct reply counts for every agent that it turned from an incorrect answer; an agent that was shown
+    several correct replies is shared among them. 0: all count alike."""
     schedule: WeightSchedule = WeightSchedule()
 
 
@@ -38,6 +45,8 @@ class Reading(Section):
     layer: int | None = Field(None, ge=1)
     """After so many of its layers, without the final norm; None: after the last one and the norm, as in the paper. What is read
     at a lower layer reaches no weight above it."""
+    stop: bool = False
+    """The gradient ends here: what reads the states learns, the student does not."""
 
 
 class Contrast(Section):
@@ -67,6 +76,17 @@ class Interaction(Section):
     """Embeddings are first brought to so many dimensions by a linear layer of their own; None: they are taken as they are."""
     reading: Reading = Reading()
     dropout: float = Field(0.5, ge=0.0, lt=1.0)
+    schedule: WeightSchedule = WeightSchedule()
+
+
+class Verify(Section):
+    """A head tells of every reply by itself how likely it is correct; it is served with the student, to weigh its replies."""
+
+    name: Literal["verify"]
+    weight: float = Field(1.0, ge=0.0)
+    hidden: int = Field(128, ge=1)
+    """Width of the head's hidden layer."""
+    reading: Reading = Reading(over="reply")
     schedule: WeightSchedule = WeightSchedule()
 
 
@@ -106,13 +126,15 @@ class ORPO(Section):
     schedule: WeightSchedule = WeightSchedule()
 
 
-Objective = Annotated[NextToken | Contrast | Interaction | Preference | SimPO | ORPO, Field(discriminator="name")]
+Objective = Annotated[NextToken | Contrast | Interaction | Verify | Preference | SimPO | ORPO, Field(discriminator="name")]
 
 REPLIES = frozenset({"preference", "simpo", "orpo"})
 """Objectives that look at the log-probabilities of whole replies."""
 PAIRS = REPLIES | {"contrast"}
 """Objectives over the pairs of a correct and an incorrect node of one graph."""
-COMPARING = PAIRS | {"interaction"}
+STRUCTURED = PAIRS | {"interaction"}
+"""Objectives that look at several nodes of a graph at once."""
+COMPARING = STRUCTURED | {"verify"}
 """Objectives that look at incorrect nodes too."""
 
 
@@ -143,6 +165,9 @@ class NodeSelection(Section):
     rounds: Literal["all"] | tuple[int, ...] = "all"
     roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
     """What a critic or a judge writes is about others' replies, which the student never sees."""
+    revisions: Literal["none", "corrections", "all"] = "none"
+    """Also learn to revise: shown the question and its own earlier reply, the student gives the agent's later, correct one.
+    corrections: only where the earlier one was incorrect. all: also where it was correct and stayed so."""
 
 
 class TrainChanges(Section):
@@ -192,10 +217,34 @@ class RecipeConfig(Section):
             raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
         if self.nodes.correct == "incorrect" and "next_token" in names:
             raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
+        self._lessons_fit(names)
         needed = {"none": names, "shuffled_labels": names & COMPARING, "shuffled_edges": names & {"interaction"}}[self.control]
         if not needed:
             raise ValueError(f"control {self.control!r} changes nothing: no objective with a weight looks at what it shuffles")
         return self
+
+    def _lessons_fit(self, names: AbstractSet[str]) -> None:
+        """Refuse what is to be learned token by token, and cannot be."""
+        learned = self.next_token
+        if learned is not None and learned.after_divergence and self.nodes.correct != "both":
+            raise ValueError(
+                "next_token.after_divergence compares incorrect replies with correct ones, but nodes.correct is "
+                f"{self.nodes.correct!r}"
+            )
+        if self.nodes.revisions == "none":
+            return
+        if learned is None or not learned.weight:
+            raise ValueError("nodes.revisions are learned token by token, but there is no objective next_token with a weight")
+        if names & COMPARING:
+            raise ValueError(
+                f"nodes.revisions have prompts of their own, and {sorted(names & COMPARING)} compare replies to one prompt. "
+                "Leave one of them out"
+            )
+
+    @property
+    def next_token(self) -> NextToken | None:
+        """What is learned token by token; None where nothing is."""
+        return next((objective for objective in self.objectives if isinstance(objective, NextToken)), None)
 
 
 _NEXT = NextToken(name="next_token")

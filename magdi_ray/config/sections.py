@@ -197,6 +197,8 @@ class SelfConsistency(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     systems: Literal["product", "students", "all"] = "product"
     """Who is asked so: the product; every student, the base among them; or all that is asked, `evaluate.agents` too."""
+    verifier: bool = False
+    """Also let students that have a head for it rate these very replies: the vote weighted by its ratings, and the best rated."""
 
 
 class EvaluateConfig(Section):
@@ -209,6 +211,8 @@ class EvaluateConfig(Section):
     sampling: Sampling = Sampling(max_tokens=256)
     self_consistency: SelfConsistency | None = None
     """None: one reply a question, and nothing else."""
+    self_revision: bool = False
+    """Also show every student, the base among them, its own single reply, and ask it to look again."""
     agents: tuple[AgentConfig, ...] = ()
     """Further systems that answer the same questions, each as its own `sampling` says: any engine, such as a larger model."""
     price: Price | None = None

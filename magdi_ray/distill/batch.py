@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from magdi_ray.distill.packing import Layout, Span, lay_out, packed_ids, positions
+from magdi_ray.distill.teaching import NOTHING, Lesson
 from magdi_ray.distill.tokens import GraphTokens
 from magdi_ray.errors import GraphError
 
@@ -44,8 +45,8 @@ class GraphBatch:
     """Flat index of the token whose successor is supervised: a reply's first token is predicted from its prompt's last."""
     targets_M: Tensor
     times_M: Tensor | None
-    """What this token's loss is multiplied with: its graph's weight, times the nodes it is supervised for, for a shared prompt's
-    tokens are for every correct node; None: 1 each."""
+    """What this token's loss is multiplied with: its graph's weight times its node's, added up over the nodes it is supervised
+    for, as a shared prompt's tokens are for several; None: 1 each."""
     segment_S: Tensor
     """The span each token lies in."""
     spans_2N: Tensor
@@ -97,8 +98,9 @@ def collate(
 ) -> GraphBatch:
     """Put some graphs into one batch.
 
-    Only correct nodes are supervised, on their reply tokens (and on the prompt's, with `loss_on_prompt`); never on padding.
-    Without `next_token` no token is. With `replies` the reply tokens of all nodes are listed beside.
+    A node is supervised on the reply tokens that are taught of it (`NodeTokens.taught`: of a correct one, all), with
+    `loss_on_prompt` on its prompt's too where its whole reply is; never on padding. Without `next_token` no token is. With
+    `replies` the reply tokens of all nodes are listed beside.
 
     Raises:
         GraphError: a prompt is empty, so that nothing could predict a reply's first token.
@@ -106,10 +108,10 @@ def collate(
     if empty := [graph.question_id for graph in graphs if not graph.prompt_ids]:
         raise GraphError(f"Every question needs at least one token; found none in {empty[:3]}. Check the task's prompt.")
     rows = _packed_rows(graphs) if packed else _padded_rows(graphs, pad_id)
-    correct = [node.correct for graph in graphs for node in graph.nodes]
+    lessons = [node.taught if next_token else NOTHING for graph in graphs for node in graph.nodes]
     pairs, edges = _structure(graphs)
     weights = [graph.weight for graph in graphs for _ in graph.nodes]
-    predict_M, times_M = _supervised(rows, correct if next_token else [False] * len(correct), weights, loss_on_prompt)
+    predict_M, times_M = _supervised(rows, lessons, weights, loss_on_prompt)
     segment_S, spans_2N = _spans(rows)
     return GraphBatch(
         input_ids_BT=rows.input_ids_BT,
@@ -161,25 +163,27 @@ def _padded_rows(graphs: Sequence[GraphTokens], pad_id: int) -> Rows:
 
 
 def _supervised(
-    rows: Rows, taught: Sequence[bool], weights: Sequence[float], loss_on_prompt: bool
+    rows: Rows, lessons: Sequence[Lesson], weights: Sequence[float], loss_on_prompt: bool
 ) -> tuple[Tensor, Tensor | None]:
     """[2, M]: the token that predicts and the one that is predicted, flat; and each token's `times_M`."""
     predict: list[int] = []
     target: list[int] = []
     times: list[float] = []
-    chosen = [i for i, teach in enumerate(taught) if teach]
+    chosen = [i for i, lesson in enumerate(lessons) if lesson.weight > 0]
+    each = [weight * lesson.weight for weight, lesson in zip(weights, lessons, strict=True)]
     shared: dict[Span, float] = {}
-    for i in chosen if loss_on_prompt else ():
-        shared[rows.prompts[i]] = shared.get(rows.prompts[i], 0.0) + weights[i]
+    for i in (i for i in chosen if loss_on_prompt and not lessons[i].start):
+        shared[rows.prompts[i]] = shared.get(rows.prompts[i], 0.0) + each[i]
     for prompt, count in shared.items():
         predict += range(prompt.start, prompt.end - 1)
         target += range(prompt.start + 1, prompt.end)
         times += [count] * (prompt.length - 1)
     for i in chosen:
         prompt, reply = rows.prompts[i], rows.replies[i]
-        predict += _predictors(prompt, reply)
-        target += range(reply.start, reply.end)
-        times += [weights[i]] * reply.length
+        start = lessons[i].start
+        predict += _predictors(prompt, reply)[start:]
+        target += range(reply.start + start, reply.end)
+        times += [each[i]] * (reply.length - start)
     weighted = torch.tensor(times, dtype=torch.float32) if any(count != 1.0 for count in times) else None
     return torch.tensor([predict, target], dtype=torch.long), weighted
 

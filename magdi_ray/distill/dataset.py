@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from magdi_ray.agents.base import derive_seed
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.plan import GraphSize, measure_lengths
+from magdi_ray.distill.teaching import Lesson, plain
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, TokenisedGraphs, node_key, node_position
 from magdi_ray.errors import ConfigError, GraphError
 from magdi_ray.graph.store import iter_questions
@@ -44,7 +45,7 @@ USES: tuple[Use, ...] = get_args(Use)
 
 INDEX_FILE = "index.parquet"
 MARKER = "tokens.json"
-FORMAT = 2
+FORMAT = 3
 """Raised whenever files of before would be misread, or other units would be made of the same graphs."""
 INDEX_ROWS = 4096
 """Rows of the index turned into Python values at a time."""
@@ -61,9 +62,11 @@ UNIT = pa.schema(
         pa.field("types", pa.list_(pa.int32()), nullable=False),
         pa.field("weight", pa.float64(), nullable=False),
         pa.field("compared", pa.list_(pa.bool_()), nullable=False),
+        pa.field("weights", pa.list_(pa.float64()), nullable=False),
+        pa.field("starts", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""A `GraphTokens`; edges run from `sources[i]` to `targets[i]`."""
+"""A `GraphTokens`; edges run from `sources[i]` to `targets[i]`, and `weights` and `starts` are what is taught of each node."""
 
 INDEX = pa.schema(
     [
@@ -74,6 +77,8 @@ INDEX = pa.schema(
         pa.field("replies", pa.list_(pa.int32()), nullable=False),
         pa.field("correct", pa.list_(pa.bool_()), nullable=False),
         pa.field("weight", pa.float64(), nullable=False),
+        pa.field("weights", pa.list_(pa.float64()), nullable=False),
+        pa.field("starts", pa.list_(pa.int32()), nullable=False),
         pa.field("file", pa.int32(), nullable=False),
         pa.field("batch", pa.int32(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),
@@ -226,20 +231,29 @@ def _to_row(graph: GraphTokens) -> dict[str, Any]:
         "types": graph.types,
         "weight": graph.weight,
         "compared": graph.compared,
+        "weights": [node.taught.weight for node in graph.nodes],
+        "starts": [node.taught.start for node in graph.nodes],
     }
 
 
 def _from_row(row: dict[str, Any]) -> GraphTokens:
-    nodes = zip(row["reply_ids"], row["correct"], row["positions"], strict=True)
+    columns = zip(row["reply_ids"], row["correct"], row["positions"], row["weights"], row["starts"], strict=True)
     return GraphTokens(
         row["question_id"],
         tuple(row["prompt_ids"]),
-        tuple(NodeTokens(tuple(ids), right, node_key(row["question_id"], position)) for ids, right, position in nodes),
+        tuple(
+            NodeTokens(tuple(ids), right, node_key(row["question_id"], place), _lesson(right, Lesson(weight, start)))
+            for ids, right, place, weight, start in columns
+        ),
         tuple(zip(row["sources"], row["targets"], strict=True)),
         tuple(row["types"]),
         row["weight"],
         tuple(row["compared"]),
     )
+
+
+def _lesson(correct: bool, found: Lesson) -> Lesson | None:
+    return None if found == plain(correct) else found
 
 
 def _sizes_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -250,6 +264,8 @@ def _sizes_of(row: dict[str, Any]) -> dict[str, Any]:
         "replies": [len(ids) for ids in row["reply_ids"]],
         "correct": row["correct"],
         "weight": row["weight"],
+        "weights": row["weights"],
+        "starts": row["starts"],
     }
 
 
@@ -319,11 +335,13 @@ class TokenStore:
     def sizes(self, split: Use, *, next_token: bool, loss_on_prompt: bool, packed: bool) -> tuple[GraphSize, ...]:
         """The size of every unit under a recipe, as `magdi_ray.distill.plan.measure` would find it."""
         switches = {"next_token": next_token, "loss_on_prompt": loss_on_prompt, "packed": packed}
-        columns = ("prompt", "replies", "correct", "weight")
+        columns = ("prompt", "replies", "correct", "weight", "weights", "starts")
         return tuple(
-            measure_lengths(prompt, replies, correct, weight=weight, **switches)
+            measure_lengths(prompt, replies, correct, weight=weight, lessons=list(zip(weights, starts, strict=True)), **switches)
             for rows in self._index[split].select(columns).to_batches(max_chunksize=INDEX_ROWS)
-            for prompt, replies, correct, weight in zip(*(rows.column(name).to_pylist() for name in columns), strict=True)
+            for prompt, replies, correct, weight, weights, starts in zip(
+                *(rows.column(name).to_pylist() for name in columns), strict=True
+            )
         )
 
     def graph(self, split: Use, index: int) -> GraphTokens:

@@ -30,6 +30,8 @@ class GraphSize:
     """Whether graphs lie in one row without padding; else a node's row is as long as the longest of its micro-batch."""
     weight: float = 1.0
     """Of everything this graph adds to an objective's mean."""
+    token_weight: float = 1.0
+    """Of a supervised token beside it, in the mean over this graph's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ def measure(graph: GraphTokens, *, next_token: bool, loss_on_prompt: bool, packe
     """The size of a tokenised graph under a recipe."""
     replies, correct = [len(node.reply_ids) for node in graph.nodes], [node.correct for node in graph.nodes]
     switches = {"next_token": next_token, "loss_on_prompt": loss_on_prompt, "packed": packed}
-    return measure_lengths(len(graph.prompt_ids), replies, correct, weight=graph.weight, **switches)
+    lessons = [node.taught for node in graph.nodes]
+    return measure_lengths(len(graph.prompt_ids), replies, correct, lessons=lessons, weight=graph.weight, **switches)
 
 
 def measure_lengths(
@@ -62,17 +65,28 @@ def measure_lengths(
     loss_on_prompt: bool,
     packed: bool = False,
     weight: float = 1.0,
+    lessons: Sequence[tuple[float, int]] | None = None,
 ) -> GraphSize:
-    """The size of a graph of which only lengths (in tokens) and labels are known: one of `replies` and of `correct` a node."""
+    """The size of a graph of which only lengths (in tokens) and labels are known: one of `replies` and of `correct` a node.
+
+    `lessons`: weight and first token of what is taught of each node (`distill.teaching`); None: as labels have it.
+    """
     shared = prompt - 1 if loss_on_prompt else 0
-    taught = [length + shared for length, right in zip(replies, correct, strict=True) if right or not next_token]
+    if not next_token:
+        lessons = [(1.0, 0)] * len(replies)
+    elif lessons is None:
+        lessons = [(float(right), 0) for right in correct]
+    pairs = zip(replies, lessons, strict=True)
+    taught = [(each, length - start + (0 if start else shared)) for length, (each, start) in pairs if each > 0]
+    supervised = sum(tokens for _, tokens in taught)
     return GraphSize(
-        supervised=sum(taught),
+        supervised=supervised,
         tokens=prompt + sum(replies) if packed else len(replies) * (prompt + max(replies)),
         nodes=len(replies),
         pairs=sum(correct) * (len(correct) - sum(correct)),
         packed=packed,
         weight=weight,
+        token_weight=sum(each * tokens for each, tokens in taught) / supervised if supervised else 1.0,
     )
 
 
@@ -119,7 +133,7 @@ def _step(graphs: Sequence[int], sizes: Sequence[GraphSize]) -> Step:
         supervised=sum(sizes[i].supervised for i in graphs),
         nodes=sum(sizes[i].weight * sizes[i].nodes for i in graphs),
         pairs=sum(sizes[i].weight * sizes[i].pairs for i in graphs),
-        taught=sum(sizes[i].weight * sizes[i].supervised for i in graphs),
+        taught=sum(sizes[i].weight * sizes[i].token_weight * sizes[i].supervised for i in graphs),
     )
 
 

@@ -150,8 +150,10 @@ class DistillModel(nn.Module):
         chosen = {objective.name: objective for objective in recipe.objectives}
         interaction = chosen.get("interaction")
         self.recipe = recipe
-        self.scorer, self.graph = make_heads(width, recipe)
-        check_layers(student, [head.reading for head in (self.scorer, self.graph) if head is not None])
+        heads = make_heads(width, recipe)
+        check_layers(student, heads.readings)
+        self.scorer, self.graph, self.verifier = heads
+        self._layers = {reading.layer for reading in heads.readings} - {None}
         self.frozen = isinstance(interaction, Interaction) and interaction.embeddings == "frozen"
         self.compares = next(iter(REPLIES & chosen.keys()), "")
         """The objective that looks at the log-probabilities of whole replies: a recipe has at most one; "" for none."""
@@ -174,9 +176,8 @@ class DistillModel(nn.Module):
                 raise ConfigError("A packed batch was given to a student that reads padded rows; see `prepare_attention`.")
             mask = unused_mask(batch.input_ids_BT.device)
             rows |= {"position_ids": batch.position_ids_BT, "attention_mask": mask, "layout": batch.layout}
-        layers = {head.reading.layer for head in (self.scorer, self.graph) if head is not None} - {None}
-        found = decoder(use_cache=False, output_hidden_states=bool(layers), **rows)
-        states: dict[int | None, Tensor] = {layer: found.hidden_states[layer].flatten(0, 1) for layer in layers}
+        found = decoder(use_cache=False, output_hidden_states=bool(self._layers), **rows)
+        states: dict[int | None, Tensor] = {layer: found.hidden_states[layer].flatten(0, 1) for layer in self._layers}
         return states | {None: found.last_hidden_state.flatten(0, 1)}
 
     def forward(self, batch: GraphBatch) -> Outputs:
@@ -187,6 +188,7 @@ class DistillModel(nn.Module):
         # Pooled for each objective by itself, so that each one's gradient can be told from the other's.
         scored_NH = self._embeddings("contrast", self.scorer, states, batch)
         linked_NH = self._embeddings("interaction", self.graph, states, batch) if frozen_NH is None else frozen_NH
+        judged_NH = self._embeddings("verify", self.verifier, states, batch)
         embeddings_NH = next((found for found in (linked_NH, scored_NH) if found is not None), None)
         if embeddings_NH is None:
             embeddings_NH = pool(hidden_SH, batch)
@@ -200,13 +202,16 @@ class DistillModel(nn.Module):
             if self.graph is None or linked_NH is None
             else self.graph(_as(self.graph, linked_NH), batch.edges_2E, batch.types_E),
             node_logps_N=self._reply_logps(hidden_SH, batch) if self.node_logps else zeros_N,
+            verdicts_N=zeros_N if self.verifier is None or judged_NH is None else self.verifier(_as(self.verifier, judged_NH)),
         )
 
     def _embeddings(self, objective: str, head: Any, states: dict[int | None, Tensor], batch: GraphBatch) -> Tensor | None:
         """What a head reads of every node; None where there is no such head."""
         if head is None:
             return None
-        return pool(self._taps.alias(objective, states[head.reading.layer]), batch, over=head.reading.over)
+        read_SH = states[head.reading.layer]
+        read_SH = read_SH.detach() if head.reading.stop else self._taps.alias(objective, read_SH)
+        return pool(read_SH, batch, over=head.reading.over)
 
     def _reply_logps(self, hidden_SH: Tensor, batch: GraphBatch) -> Tensor:
         if batch.replies_3R is None:

@@ -23,12 +23,12 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.base import content_hash
-from magdi_ray.config.recipes import RecipeConfig
+from magdi_ray.config.recipes import NextToken, RecipeConfig
 from magdi_ray.config.sections import TaskConfig
 from magdi_ray.distill.dataset import FORMAT, INDEX, USES, PartWriter, TokenFacts, Use, commit, dev_questions, is_complete
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.labels import relabel
-from magdi_ray.distill.tokens import best_of, first_correct, needs_incorrect, tokenise
+from magdi_ray.distill.tokens import best_of, first_correct, needs_incorrect, needs_structure, tokenise
 from magdi_ray.errors import ConfigError, EngineError, GraphError, MagdiError
 from magdi_ray.graph.schema import Mag
 from magdi_ray.graph.store import MagGroup, mag_groups, read_group
@@ -99,7 +99,10 @@ def tokenise_graphs(job: Job) -> str:
 
 def _name(job: Job, tokenizer: PreTrainedTokenizerBase) -> str:
     held = None if job.dev is None else [job.dev.graphs, job.seed if job.dev.graphs else None]
-    recipe = [job.recipe.nodes, job.recipe.labels, job.recipe.control, needs_incorrect(job.recipe)]
+    learned = job.recipe.next_token
+    lessons = [learned.after_divergence, learned.persuasion] if learned else [0.0, 0.0]
+    needed = [needs_incorrect(job.recipe), needs_structure(job.recipe)]
+    recipe = [job.recipe.nodes, job.recipe.labels, job.recipe.control, needed, lessons]
     parts = [FORMAT, job.inputs, job.task, recipe, longest(job), held, tokenizer_hash(tokenizer)]
     return content_hash(parts)[:16]
 
@@ -205,12 +208,11 @@ def _write_chunk(mags: Sequence[Mag], reading: Reading, writer: PartWriter) -> T
     other = Counter(mag.question.split for mag in mags if reading.use(mag) is None)
     total += TokenFacts(notes={f"graph of the split {split}, not learned from": count for split, count in other.items()})
     for use in USES:
-        alike = reading.recipe.labels.model_copy(update={"weight": "equal"})
         done = tokenise(
             [mag for mag in mags if reading.use(mag) == use],
             task,
             tokenizer=reading.tokenizer,
-            recipe=reading.recipe if use == "train" else reading.recipe.model_copy(update={"labels": alike}),
+            recipe=reading.recipe if use == "train" else measured(reading.recipe),
             max_length=reading.max_length,
             best=reading.best,
         )
@@ -218,6 +220,15 @@ def _write_chunk(mags: Sequence[Mag], reading: Reading, writer: PartWriter) -> T
         found = TokenFacts.of(done)
         total += found if use == "train" else TokenFacts(dev=found if reading.dev else None)
     return total
+
+
+def measured(recipe: RecipeConfig) -> RecipeConfig:
+    """A recipe as dev graphs are read: all graphs and tokens count alike, and incorrect replies are not learned."""
+    plain = {"after_divergence": 0.0, "persuasion": 0.0}
+    terms = tuple(term.model_copy(update=plain) if isinstance(term, NextToken) else term for term in recipe.objectives)
+    labels = recipe.labels.model_copy(update={"weight": "equal"})
+    nodes = recipe.nodes.model_copy(update={"revisions": "none"})
+    return recipe.model_copy(update={"labels": labels, "nodes": nodes, "objectives": terms})
 
 
 def score_unit(batch: pa.Table, *, reading: Reading) -> pa.Table:

@@ -11,6 +11,7 @@ Of a node, in `skipped_nodes`:
 
     not selected by the recipe                  its agent, round, role or label (`recipe.nodes`)
     incorrect, and no objective uses it         it would carry no loss at all
+    incorrect, nothing of it taught             `next_token.after_divergence`: it ends where it goes wrong, or nobody is right
     empty reply                                 neither reasoning nor an answer in it
     no reasoning left to teach                  an answer alone, or nothing but agreement with others
     longer than max_length N                    prompt and reply together; a reply is never cut: it would lose its answer
@@ -38,14 +39,18 @@ from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message, PromptError
 from magdi_ray.agents.chat import encode_prompt, encode_reply
-from magdi_ray.config.recipes import COMPARING, NodeSelection, RecipeConfig
+from magdi_ray.config.recipes import COMPARING, STRUCTURED, NodeSelection, RecipeConfig
+from magdi_ray.debate.revision import revision_messages
 from magdi_ray.distill.labels import LeftOut, disagreed, relabel, weight_of
+from magdi_ray.distill.teaching import Lesson, diverging, earlier, persuasive, plain
 from magdi_ray.graph.schema import EDGE_TYPES, Mag, Node
 from magdi_ray.graph.text import student_reply
 from magdi_ray.tasks.base import Task
 
 SOLUTION = -1
 """In place of a node's position: the question's published solution, which nobody replied."""
+REVISION = -2
+"""Minus a node's position: that node as a revision of its agent's earlier reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,13 @@ class NodeTokens:
     correct: bool
     key: str
     """"question/position in its graph", unique in a dataset."""
+    lesson: Lesson | None = None
+    """What of it is taught token by token; None: all of a correct reply, nothing of an incorrect one."""
+
+    @property
+    def taught(self) -> Lesson:
+        """What of it is taught token by token."""
+        return self.lesson or plain(self.correct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +107,16 @@ class TokenisedGraphs:
 
 
 def node_key(question_id: str, position: int) -> str:
-    """The key of a node: "q1/4", or "q1/solution"."""
+    """The key of a node: "q1/4", "q1/solution", or "q1/revision 4"."""
+    if position <= REVISION:
+        return f"{question_id}/revision {REVISION - position}"
     return f"{question_id}/{'solution' if position == SOLUTION else position}"
 
 
 def node_position(key: str) -> int:
     """The position in a node's key."""
-    position = key.rpartition("/")[2]
-    return SOLUTION if position == "solution" else int(position)
+    kind, _, position = key.rpartition("/")[2].rpartition(" ")
+    return REVISION - int(position) if kind else SOLUTION if position == "solution" else int(position)
 
 
 def shuffled(graph: GraphTokens, control: str) -> GraphTokens:
@@ -122,6 +136,15 @@ def shuffled(graph: GraphTokens, control: str) -> GraphTokens:
         drawn.shuffle(types)
         return replace(graph, edges=tuple(sorted(drawn.sample(possible, len(graph.edges)))), types=tuple(types))
     return graph
+
+
+def _single(graph: GraphTokens) -> list[GraphTokens]:
+    """Each node as a graph of its own."""
+    compared = graph.compared or (None,) * len(graph.nodes)
+    return [
+        replace(graph, nodes=(node,), edges=(), types=(), compared=() if label is None else (label,))
+        for node, label in zip(graph.nodes, compared, strict=True)
+    ]
 
 
 def first_correct(mags: Iterable[Mag]) -> Counter[str]:
@@ -145,7 +168,14 @@ def best_agent(mags: Iterable[Mag]) -> str:
 
 def needs_incorrect(recipe: RecipeConfig) -> bool:
     """Whether any objective of a recipe looks at incorrect nodes; if none does, they are not even forwarded."""
-    return any(o.name in COMPARING and o.weight > 0 for o in recipe.objectives)
+    learned = recipe.next_token
+    partly = learned is not None and learned.weight > 0 and learned.after_divergence > 0
+    return partly or any(o.name in COMPARING and o.weight > 0 for o in recipe.objectives)
+
+
+def needs_structure(recipe: RecipeConfig) -> bool:
+    """Whether any objective of a recipe looks at several nodes of a graph at once."""
+    return any(o.name in STRUCTURED and o.weight > 0 for o in recipe.objectives)
 
 
 def select_nodes(mag: Mag, selection: NodeSelection, best: str) -> list[int]:
@@ -208,10 +238,35 @@ class _Reader:
         if not graph.nodes:
             self.skipped_graphs["no usable node"] += 1
             return []
-        if not needs_incorrect(self.recipe):
-            return [replace(graph, nodes=(node,), edges=(), types=()) for node in graph.nodes]
-        self._note(graph)
-        return [shuffled(graph, self.recipe.control)]
+        seen = shuffled(graph, self.recipe.control)
+        if needs_structure(self.recipe):
+            self._note(graph)
+            return [seen]
+        return [*_single(seen), *self._revisions(mag)]
+
+    def _revisions(self, mag: Mag) -> list[GraphTokens]:
+        """The correct replies that revise their agent's earlier one, each after a prompt that shows it."""
+        wanted = self.recipe.nodes.revisions
+        labelled = None if wanted == "none" else relabel(mag, self.recipe.labels, self.task)
+        if not isinstance(labelled, Mag):
+            return []
+        units = []
+        for place in select_nodes(labelled, self.recipe.nodes, self.best):
+            node, before = labelled.nodes[place], earlier(labelled, place)
+            if not node.correct or before is None or (labelled.nodes[before].correct and wanted == "corrections"):
+                continue
+            shown = student_reply(self.task, labelled.nodes[before])
+            if shown is None:
+                self.skipped_nodes["revision of an empty reply"] += 1
+                continue
+            prompt_ids = tuple(encode_prompt(self.tokenizer, revision_messages(self.task, mag.question, shown)))
+            ids = self._reply(node, len(prompt_ids))
+            if isinstance(ids, LeftOut):
+                self.skipped_nodes[f"revision: {ids.reason}"] += 1
+                continue
+            revised = NodeTokens(ids, True, node_key(mag.question.id, REVISION - place))
+            units.append(GraphTokens(mag.question.id, prompt_ids, (revised,), (), weight=weight_of(labelled, self.recipe.labels)))
+        return units
 
     def _graph(self, mag: Mag) -> GraphTokens | LeftOut:
         labelled = relabel(mag, self.recipe.labels, self.task)
@@ -231,10 +286,34 @@ class _Reader:
                 continue
             place[position] = len(nodes)
             nodes.append(NodeTokens(ids, bool(node.correct), node_key(mag.question.id, position)))
+        nodes, place = self._with_lessons(labelled, nodes, place)
         kept = [edge for edge in mag.edges if edge.source in place and edge.target in place]
         edges = tuple((place[edge.source], place[edge.target]) for edge in kept)
         types = tuple(EDGE_TYPES.index(edge.type) for edge in kept)
         return GraphTokens(mag.question.id, prompt_ids, tuple(nodes), edges, types, weight_of(labelled, self.recipe.labels))
+
+    def _with_lessons(self, mag: Mag, nodes: list[NodeTokens], place: dict[int, int]) -> tuple[list[NodeTokens], dict[int, int]]:
+        """Nodes with what is taught of each, and their places; those that are then of no use to any objective are left out."""
+        learned = self.recipe.next_token
+        if learned is None or not (learned.after_divergence or learned.persuasion):
+            return nodes, place
+        lessons = [plain(node.correct) for node in nodes]
+        if learned.after_divergence:
+            replies, correct = [node.reply_ids for node in nodes], [node.correct for node in nodes]
+            lessons = diverging(replies, correct, learned.after_divergence)
+        if learned.persuasion:
+            weights = persuasive(mag, learned.persuasion)
+            for position, number in place.items():
+                if nodes[number].correct:
+                    lessons[number] = lessons[number]._replace(weight=weights[position])
+        done = [replace(node, lesson=lesson) for node, lesson in zip(nodes, lessons, strict=True)]
+        if any(o.name in COMPARING and o.weight > 0 for o in self.recipe.objectives):
+            return done, place
+        useful = [number for number, node in enumerate(done) if node.taught.weight > 0]
+        self.skipped_nodes["incorrect, nothing of it taught"] += len(done) - len(useful)
+        moved = {number: new for new, number in enumerate(useful)}
+        kept = {position: moved[number] for position, number in place.items() if number in moved}
+        return [done[number] for number in useful], kept
 
     def _solution(self, mag: Mag) -> GraphTokens | LeftOut:
         """The published solution as the one node. No reply is read, so neither labels nor a label's source are asked for."""

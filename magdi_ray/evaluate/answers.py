@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,9 +24,14 @@ VOTE = "vote"
 BASE = "base"
 """Name of the student before it was taught."""
 
-Method = Literal["single", "majority", "confidence", "sample"]
-"""single: one reply, as `evaluate.sampling` says. majority, confidence: several drawn replies, and the answer most of them give,
-by count or by the sum of their confidences. sample: one of those replies, which no figure is computed from alone."""
+Method = Literal["single", "revised", "majority", "confidence", "verifier", "best", "sample"]
+"""single: one reply, as `evaluate.sampling` says. revised: what the system made of it when it was shown to it again. majority,
+confidence, verifier: several drawn replies, and the answer most of them give, by count or by the sum of their confidences or of
+the ratings of the student's own head; best: the answer of the reply rated highest. sample: one of those replies, which no figure
+is computed from alone."""
+METHODS: tuple[Method, ...] = get_args(Method)
+VOTES: tuple[Method, ...] = ("majority", "confidence", "verifier", "best")
+"""Those taken over several drawn replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,8 @@ class Answer:
     """Stated, or the mean probability of the generated tokens; None where nobody knows it."""
     usd: float | None = None
     """What it cost; None where no price is known."""
+    merit: float | None = None
+    """Of a drawn reply, how likely it is correct by the student's own head; None where nobody asked, or there is none."""
 
 
 ANSWER_SCHEMA = pa.schema(
@@ -74,6 +81,7 @@ ANSWER_SCHEMA = pa.schema(
         pa.field("sample", pa.int32(), nullable=False),
         pa.field("confidence", pa.float64()),
         pa.field("usd", pa.float64()),
+        pa.field("merit", pa.float64()),
     ]
 )
 

@@ -6,28 +6,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 
 AHEAD = 2
 """Batches a copy takes in: one that is decoded, and one that follows as rows end."""
 
 GRACE_SECONDS = 10.0
 """Beyond the longest request, until a retired process is ended whatever it does."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """How good a reply to a prompt is, as the student itself sees it."""
-
-    logprob: float
-    """log p(reply | prompt), summed over the reply's tokens, its end-of-sequence token included."""
-    tokens: int
-    """Tokens of the reply, the end-of-sequence token included."""
-    contrast: float | None
-    """tanh score in (-1, 1) of the head that was trained to set correct above incorrect replies; None without that head."""
-    correct: float | None
-    """Probability in [0, 1] that the graph network gives to the label `correct`, for the reply as a graph of one node; None
-    without that head."""
 
 
 class Backend(Protocol):

@@ -12,9 +12,8 @@ from tenacity import AsyncRetrying, retry_if_exception, wait_exponential, wait_r
 
 from magdi_ray.agents.base import BusyError
 from magdi_ray.agents.pool import RETRIED, RETRY_SECONDS
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 from magdi_ray.errors import EngineError, MagdiError
-from magdi_ray.serving.backend import Scores
 
 Result = TypeVar("Result")
 

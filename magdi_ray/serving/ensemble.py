@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from magdi_ray.agents.base import BusyError, ContextLengthError, PromptError, derive_seed
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 from magdi_ray.errors import EngineError
-from magdi_ray.serving.backend import Backend, Escalated, Scores, Teachers
+from magdi_ray.serving.backend import Backend, Escalated, Teachers
 from magdi_ray.tasks.base import Question, Task, group_same
 from magdi_ray.tasks.rows import HALF_A_PAIR
 
-Aggregate = Literal["majority", "verifier"]
+Aggregate = Literal["majority", "verifier", "best"]
 
 UNKNOWN = 0.5
 """Confidence of a reply where nobody knows it; breaks ties only."""
@@ -31,7 +31,8 @@ class Wish:
     samples: int
     """Replies to draw."""
     aggregate: Aggregate = "majority"
-    """majority: every readable reply has one vote. verifier: its vote weighs what the student's own heads give it."""
+    """majority: every readable reply has one vote. verifier: its vote weighs what the student's own heads give it. best: the one
+    reply wins that they give most."""
     escalate_below: float | None = None
     """Ask the teachers where the agreement (see `Ensembled`) is below this; None never does."""
 
@@ -184,30 +185,30 @@ def merit_of(scores: Scores) -> float:
     Raises:
         PromptError: the student has neither head.
     """
-    if scores.correct is not None:
-        return scores.correct
-    if scores.contrast is None:
+    if scores.merit is None:
         raise PromptError(
-            "magdi.aggregate: verifier needs a student that was taught to judge, and this one was trained without a head, or is "
-            "served without it (by vLLM): only recipes with the objective `contrast` or `interaction` (level3, level4) have one. "
+            "magdi.aggregate: verifier and best need a student that was taught to judge, and this one was trained without a head, "
+            "or is served without it (by vLLM): only recipes with an objective `verify`, `contrast` or `interaction` have one. "
             "Use aggregate: majority."
         )
-    return (scores.contrast + 1.0) / 2.0
+    return scores.merit
 
 
 def vote(task: Task, drawn: Sequence[Draw], wish: Wish) -> Ensembled:
     """What the draws come to. At least one of them is a reply; their order is that of their seeds.
 
-    The winner has the most votes (verifier: the largest sum of weights, then the most votes); of equal ones the one with the
-    larger sum of confidences, then the one drawn under the earlier number. Nothing depends on which reply arrived first.
+    The winner has the most votes (verifier: the largest sum of weights; best: the largest weight; then the most votes); of equal
+    ones the one with the larger sum of confidences, then the one drawn under the earlier number. Nothing depends on which reply
+    arrived first.
     """
     groups = group_same(task, [draw.answer for draw in drawn])
-    judged = wish.aggregate == "verifier"
+    judged = wish.aggregate != "majority"
     if judged and groups and all(drawn[place].error is not None for group in groups for place in group):
         raise next(draw.error for draw in drawn if draw.answer is not None and draw.error is not None)
 
     def weight(group: list[int]) -> float:
-        return total([drawn[place].merit for place in group]) if judged else float(len(group))
+        merits = [drawn[place].merit for place in group]
+        return max(merits) if wish.aggregate == "best" else total(merits) if judged else float(len(group))
 
     def strength(group: list[int]) -> tuple[float, int, float, int]:
         return weight(group), len(group), total([drawn[place].confidence for place in group]), -group[0]

@@ -9,15 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 from magdi_ray.agents.weights import base_and_adapter
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.serving.backend import Scores
 
 if TYPE_CHECKING:
     import torch
 
-    from magdi_ray.serving.scoring import Judge
+    from magdi_ray.distill.judging import Judge
 
 CROWD = 8
 """Streams under way above which pieces are sent more rarely: every piece costs three processes some work."""
@@ -83,7 +82,7 @@ class StudentReplica:
         return await asyncio.get_running_loop().run_in_executor(self._judging, self._score, prompt, reply, adapter)
 
     def _score(self, prompt: Prompt, reply: str, adapter: str | None) -> Scores:
-        from magdi_ray.serving.scoring import Judge
+        from magdi_ray.distill.judging import Judge
 
         if adapter not in self._judges:
             base, own = base_and_adapter(self._agent.config.model)

@@ -20,14 +20,14 @@ from magdi_ray.agents.chat import encode_reply
 from magdi_ray.agents.choosing import Row
 from magdi_ray.agents.pool import PoolSpec, copies
 from magdi_ray.agents.prompting import PromptReader
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 from magdi_ray.agents.vllm import ADAPTER, BASE, check_vllm, completion_request, llm_settings, lora_room, placed
 from magdi_ray.agents.weights import base_and_adapter, resolve_model
 from magdi_ray.agents.written import Scribe, Spelling
 from magdi_ray.config.engines import VllmEngine
 from magdi_ray.config.serving import StudentArgs
 from magdi_ray.errors import ConfigError, EngineError
-from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS, Scores
+from magdi_ray.serving.backend import AHEAD, GRACE_SECONDS
 from magdi_ray.serving.copies import Copies
 from magdi_ray.serving.vllm_replies import Reading, events, outlived, read_logprobs, reply_request, write
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from magdi_ray.config.recipes import RecipeConfig
-from magdi_ray.config.study import BESIDE
 from magdi_ray.evaluate.metrics import Difference, Score
 from magdi_ray.study.grid import is_control_of
 
@@ -53,8 +52,9 @@ def rows(
     scores: Iterable[Score],
     differences: Iterable[Difference],
     tokens: Mapping[str, float],
+    rivals: Mapping[str, str],
 ) -> list[Row]:
-    """A row a recipe, the baseline (the last of `recipes`) included; tokens by name."""
+    """A row a recipe, the baseline (the last of `recipes`) included; tokens by name. `rivals`: as `study.grid`'s."""
     single = {score.system: score for score in scores if score.method == "single"}
     found = {
         (item.system, item.reference): item
@@ -68,7 +68,7 @@ def rows(
             single[name],
             tokens[name],
             found.get((name, baseline)),
-            found.get((name, f"{baseline}{BESIDE}{name}")),
+            found.get((name, rivals[name])) if name in rivals else None,
         )
         for name in others
     ]

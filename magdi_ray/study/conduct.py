@@ -25,7 +25,7 @@ from magdi_ray.progress import console
 from magdi_ray.runs import Run
 from magdi_ray.stages import student_stage
 from magdi_ray.study.conclude import rows, sentences
-from magdi_ray.study.grid import Trial, beside, best, candidates, compared, derived, pairs
+from magdi_ray.study.grid import Trial, best, candidates, compared, derived, pairs, rivals
 
 RESULT = "study.json"
 
@@ -54,11 +54,11 @@ def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
     graphs = str(world.path("graphs").resolve())
     tried = tune(study.tuning, base, graphs, out / "tuning") if study.tuning else []
     recipes = compared(study, best(tried))
-    config, run, tokens = train(study, base, graphs, recipes, out / "students")
+    config, run, tokens, held = train(study, base, graphs, recipes, out / "students")
     run_pipeline(config, run)
     found = load_results(run)
     differences = [Difference(**row) for row in found["differences"]]
-    table = rows(recipes, [Score(**row) for row in found["scores"]], differences, tokens)
+    table = rows(recipes, [Score(**row) for row in found["scores"]], differences, tokens, held)
     result = {
         "name": study.name,
         "seeds": study.seeds,
@@ -94,24 +94,22 @@ def tune(tuning: TuningConfig, base: RunConfig, graphs: str, out: Path) -> list[
 
 def train(
     study: StudyConfig, base: RunConfig, graphs: str, recipes: Sequence[RecipeConfig], out: Path
-) -> tuple[RunConfig, Run, dict[str, float]]:
+) -> tuple[RunConfig, Run, dict[str, float], dict[str, str]]:
     """Train every recipe, and then the baseline for as many tokens as each of them read.
 
-    Returns the configuration of the whole run, the run, and the tokens read by each student, mean over its trainings.
+    Returns the configuration of the whole run, the run, the tokens read by each student (mean over its trainings), and the
+    baseline that each recipe is held against at equal tokens.
     """
     run, baseline = Run(out), recipes[-1]
-    common: dict[str, Any] = {"seeds": study.seeds, "split": study.split, "comparisons": pairs(study)}
+    common: dict[str, Any] = {"seeds": study.seeds, "split": study.split}
     first = derived(base, graphs, study.name, recipes, **common)
     run_pipeline(first, run, until="student")
     read, steps = _read(first, run, recipes), _steps(first, run, baseline)
-    more = [
-        beside(baseline, recipe.name, steps=steps, tokens=read[baseline.name], wanted=read[recipe.name])
-        for recipe in recipes[:-1]
-        if recipe.control == "none"
-    ]
-    whole = derived(base, graphs, study.name, [*recipes[:-1], *more, baseline], **common)
+    held, more = rivals(baseline, [recipe.name for recipe in recipes[:-1] if recipe.control == "none"], read, steps=steps)
+    compare = pairs(study, held)
+    whole = derived(base, graphs, study.name, [*recipes[:-1], *more, baseline], comparisons=compare, **common)
     run_pipeline(whole, run, until="student")
-    return whole, run, read | _read(whole, run, more)
+    return whole, run, read | _read(whole, run, more), held
 
 
 def _read(config: RunConfig, run: Run, recipes: Sequence[RecipeConfig]) -> dict[str, float]:

@@ -10,6 +10,9 @@ from magdi_ray.config import RecipeConfig, RunConfig, parse_config, resolve_reci
 from magdi_ray.config.recipes import TrainChanges
 from magdi_ray.config.study import BESIDE, StudyConfig, TuningConfig
 
+EQUAL = 0.02
+"""Share by which tokens may differ that count as equally many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -58,23 +61,38 @@ def compared(study: StudyConfig, chosen: Mapping[str, Trial]) -> list[RecipeConf
     return [trained(recipe, chosen.get(recipe.name, chosen[baseline]).changes) for recipe in study.resolved]
 
 
-def beside(baseline: RecipeConfig, recipe: str, *, steps: int, tokens: float, wanted: float) -> RecipeConfig:
-    """The baseline, trained for so many steps that the student reads as many tokens as under a recipe.
+def rivals(
+    baseline: RecipeConfig, recipes: Iterable[str], read: Mapping[str, float], *, steps: int
+) -> tuple[dict[str, str], list[RecipeConfig]]:
+    """What each recipe is held against at equal tokens, and those baselines that are yet to be trained.
 
-    `tokens` are what `steps` of the baseline read, `wanted` what the recipe read.
+    `read` are the tokens each student read, the baseline's in `steps` steps. Tokens that differ by at most `EQUAL` count as
+    equal: such a recipe is held against the baseline itself, or against one that was already made for another recipe.
     """
-    more = max(1, round(steps * wanted / tokens))
-    return baseline.model_copy(
-        update={"name": f"{baseline.name}{BESIDE}{recipe}", "train": baseline.train.model_copy(update={"max_steps": more})}
-    )
+    trained_for = {baseline.name: steps}
+    held: dict[str, str] = {}
+    for recipe in recipes:
+        wanted = max(1, round(steps * read[recipe] / read[baseline.name]))
+        name = min(trained_for, key=lambda one: abs(trained_for[one] - wanted))
+        if abs(trained_for[name] / wanted - 1) > EQUAL:
+            name = f"{baseline.name}{BESIDE}{wanted}-steps"
+            trained_for[name] = wanted
+        held[recipe] = name
+    more = [
+        baseline.model_copy(update={"name": name, "train": baseline.train.model_copy(update={"max_steps": count})})
+        for name, count in trained_for.items()
+        if name != baseline.name
+    ]
+    return held, more
 
 
-def pairs(study: StudyConfig) -> list[tuple[str, str]]:
-    """What is compared with what: each recipe with the baseline at equal updates and at equal tokens, and with its controls."""
+def pairs(study: StudyConfig, held: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What is compared with what: each recipe with the baseline at equal updates and at equal tokens (`rivals`), and with its
+    controls."""
     *recipes, baseline = study.resolved
     found = []
     for recipe in recipes:
-        found += [(recipe.name, baseline.name), (recipe.name, f"{baseline.name}{BESIDE}{recipe.name}")]
+        found += [(recipe.name, name) for name in dict.fromkeys((baseline.name, held.get(recipe.name, baseline.name)))]
         found += [(original.name, recipe.name) for original in recipes if is_control_of(recipe, original)]
     return found
 

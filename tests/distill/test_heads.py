@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from magdi_ray.config.recipes import Contrast, Interaction, NextToken, Reading, RecipeConfig
+from magdi_ray.config.recipes import Contrast, Interaction, NextToken, Reading, RecipeConfig, Verify
 from magdi_ray.distill.batch import Counts, GraphBatch, collate
 from magdi_ray.distill.graph_networks import NETWORKS, GraphNetwork
 from magdi_ray.distill.heads import load_heads, make_heads, save_heads
@@ -100,11 +100,10 @@ def test_a_layer_that_the_student_does_not_have_is_refused(bench: Workbench) -> 
 def test_heads_come_back_from_their_file_as_they_were_made(tmp_path: Path, name: Any) -> None:
     reading = Reading(over="reply", layer=2)
     graph = Interaction(name="interaction", network=name, hidden=8, projection=6, reading=reading)
-    recipe = RecipeConfig(name="x", objectives=(graph, Contrast(name="contrast", hidden=7, reading=reading)))
+    others = (Contrast(name="contrast", hidden=7, reading=reading), Verify(name="verify", hidden=5, reading=reading))
+    recipe = RecipeConfig(name="x", objectives=(graph, *others))
     made = make_heads(16, recipe)
-    tensors = {
-        f"{kind}.{key}": t for kind, head in zip(("scorer", "graph"), made, strict=True) for key, t in head.state_dict().items()
-    }  # type: ignore[union-attr]
+    tensors = {f"{kind}.{key}": t for kind, head in made._asdict().items() for key, t in head.state_dict().items()}
     save_heads(tensors, recipe, tmp_path / "heads")
     for before, after in zip(made, load_heads(tmp_path / "heads", width=16), strict=True):
         assert before is not None
@@ -118,15 +117,16 @@ def test_heads_come_back_from_their_file_as_they_were_made(tmp_path: Path, name:
 def test_a_file_of_before_holds_a_plain_gcn(tmp_path: Path) -> None:
     graph = network("gcn")
     save_file({f"graph.{key.removeprefix('network.')}": tensor for key, tensor in graph.state_dict().items()}, tmp_path / "heads")
-    scorer, found = load_heads(tmp_path / "heads", width=16)
+    scorer, found, verifier = load_heads(tmp_path / "heads", width=16)
     assert scorer is None
+    assert verifier is None
     assert found is not None
     torch.testing.assert_close(found.eval()(embeddings(), EDGES_2E, TYPES_E), graph(embeddings(), EDGES_2E, TYPES_E))
 
 
 def test_without_their_objectives_there_are_no_heads_and_no_file(tmp_path: Path) -> None:
     recipe = RecipeConfig(name="x", objectives=(NextToken(name="next_token"),))
-    assert make_heads(16, recipe) == (None, None)
+    assert make_heads(16, recipe) == (None, None, None)
     save_heads({}, recipe, tmp_path / "heads")
     assert not (tmp_path / "heads").exists()
 

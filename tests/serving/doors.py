@@ -16,10 +16,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from magdi_ray.agents.base import BusyError, ContextLengthError, PromptError
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt, TokenLogprob, joined
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores, TokenLogprob, joined
 from magdi_ray.config.serving import Endpoint
 from magdi_ray.errors import EngineError
-from magdi_ray.serving.backend import Escalated, Scores
+from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.door import DoorSettings, create_api
 from magdi_ray.serving.ensemble import Ensembled, Vote, Wish
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from magdi_ray.agents.streaming import Piece, Prompt
+from magdi_ray.agents.streaming import Piece, Prompt, Scores
 from magdi_ray.config.serving import KeyLimits
-from magdi_ray.serving.backend import Escalated, Scores
+from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.door import create_api
 from magdi_ray.serving.door.sse import Tally
 from magdi_ray.serving.limits import Limits

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from magdi_ray.agents.base import BusyError, ContextLengthError, Message, PromptError, derive_seed
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores
 from magdi_ray.errors import EngineError
-from magdi_ray.serving.backend import Escalated, Scores
+from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.ensemble import Ensemble, Ensembled, Wish, bare_question
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import TASKS
@@ -177,6 +177,14 @@ def test_the_verifier_lets_one_good_reply_outweigh_two_poor_ones() -> None:
     assert (found.answer, found.piece.text) == ("5", texts[2])
     assert [(vote.answer, vote.count, vote.weight) for vote in found.votes] == [("5", 1, 0.9), ("4", 2, 0.3)]
     assert found.agreement == pytest.approx(2 / 3)  # of the most frequent answer, whoever wins
+
+
+def test_the_best_rated_reply_wins_alone_whatever_the_others_say() -> None:
+    texts = says(4, 4, 4, 5)
+    scores = dict(zip(texts, [scored(0.6), scored(0.7), scored(0.5), scored(0.8)], strict=True))
+    found = ask(Scripted(texts, scores=scores), Wish(4, "best"))
+    assert (found.answer, found.piece.text) == ("5", texts[3])
+    assert [(vote.answer, vote.count, vote.weight) for vote in found.votes] == [("5", 1, 0.8), ("4", 3, 0.7)]
 
 
 def test_without_a_graph_network_the_scorer_is_asked_and_the_best_scored_reply_stands() -> None:

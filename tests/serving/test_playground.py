@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from magdi_ray.agents.base import BusyError, PromptError
-from magdi_ray.agents.streaming import Decoding, Piece, Prompt, joined
+from magdi_ray.agents.streaming import Decoding, Piece, Prompt, Scores, joined
 from magdi_ray.errors import EngineError
-from magdi_ray.serving.backend import Escalated, Scores
+from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.door import create_api, require_key
 from magdi_ray.serving.ensemble import Ensemble
 from magdi_ray.serving.keys import Key, KeyRing, digest

@@ -6,9 +6,8 @@ import asyncio
 import threading
 import time
 
-from magdi_ray.agents.streaming import Prompt
+from magdi_ray.agents.streaming import Prompt, Scores
 from magdi_ray.config.engines import TransformersEngine
-from magdi_ray.serving.backend import Scores
 from magdi_ray.serving.replica import StudentReplica
 
 

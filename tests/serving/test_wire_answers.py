@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from magdi_ray.agents.streaming import Piece, TokenLogprob
-from magdi_ray.serving.backend import Escalated, Scores
+from magdi_ray.agents.streaming import Piece, Scores, TokenLogprob
+from magdi_ray.serving.backend import Escalated
 from magdi_ray.serving.ensemble import Ensembled, Vote, Wish
 from magdi_ray.serving.wire.chat import ChatChunk, ChatChunks, ChatResponse
 from magdi_ray.serving.wire.completions import CompletionChunk, CompletionChunks, CompletionLogprobs, CompletionResponse

@@ -11,7 +11,7 @@ from magdi_ray.config.load import parse_section
 from magdi_ray.config.recipes import TrainChanges
 from magdi_ray.config.study import StudyConfig, TuningConfig
 from magdi_ray.errors import ConfigError
-from magdi_ray.study.grid import Trial, beside, best, candidates, compared, is_control_of, pairs
+from magdi_ray.study.grid import Trial, best, candidates, compared, is_control_of, pairs, rivals
 
 NEXT, CONTRAST = {"name": "next_token"}, {"name": "contrast"}
 RECIPES = [
@@ -51,18 +51,23 @@ def test_recipes_train_as_the_tuned_baseline_but_for_what_they_say_themselves() 
 
 def test_the_baseline_at_equal_tokens_trains_in_proportion_longer() -> None:
     baseline = study().resolved[-1]
-    longer = beside(baseline, "both", steps=500, tokens=200_000, wanted=300_000)
-    assert (longer.name, longer.train.max_steps, longer.objectives) == ("level2-at-both", 750, baseline.objectives)
+    held, [longer] = rivals(baseline, ["both"], {"level2": 200_000, "both": 300_000}, steps=500)
+    assert held == {"both": "level2-at-750-steps"}
+    assert (longer.name, longer.train.max_steps, longer.objectives) == (held["both"], 750, baseline.objectives)
+
+
+def test_tokens_within_two_percent_count_as_equal_and_share_a_baseline() -> None:
+    read = {"level2": 100.0, "a": 101.9, "b": 80.0, "c": 81.0, "d": 83.0}
+    held, more = rivals(study().resolved[-1], "abcd", read, steps=1000)
+    assert held == {"a": "level2", "b": "level2-at-800-steps", "c": "level2-at-800-steps", "d": "level2-at-830-steps"}
+    assert [recipe.train.max_steps for recipe in more] == [800, 830]
 
 
 def test_each_recipe_is_held_against_the_baseline_twice_and_against_its_control() -> None:
-    assert pairs(study())[:4] == [
-        ("both", "level2"),
-        ("both", "level2-at-both"),
-        ("both-shuffled", "level2"),
-        ("both-shuffled", "level2-at-both-shuffled"),
-    ]
-    assert ("both", "both-shuffled") in pairs(study())
+    both, shuffled = "both", "both-shuffled"
+    found = pairs(study(), {both: "level2-at-9-steps", "slow": "level2"})
+    assert found[:2] == [(both, "level2"), (both, "level2-at-9-steps")]
+    assert found[2:] == [(shuffled, "level2"), (both, shuffled), ("slow", "level2")]
 
 
 def test_a_control_is_one_of_the_recipe_it_equals_otherwise() -> None:

@@ -21,6 +21,7 @@ OBJECTIVES = {
     "next_token": "mean token cross-entropy over the correct replies",
     "contrast": "margin loss over every pair of a correct and an incorrect reply to one question",
     "interaction": "a graph network predicts every reply's label from its embedding and from who was shown what",
+    "verify": "a head tells of every reply by itself how likely it is correct",
     "preference": "direct preference optimisation (arXiv 2305.18290) over every pair of a correct and an incorrect reply",
     "simpo": "SimPO (arXiv 2405.14734), preference optimisation by mean log-probabilities, over the same pairs",
     "orpo": "the odds-ratio term of ORPO (arXiv 2403.07691) over the same pairs",

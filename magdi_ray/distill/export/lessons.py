@@ -187,7 +187,7 @@ def _course(record: Record) -> Iterator[tuple[str, str]]:
     if facts.get("trained_parameters") is not None and facts.get("parameters") is not None:
         # Of weights in 4 bits PyTorch counts the bytes that hold them: fewer than there are.
         whole = "" if record.quantised else f" of {plain(facts['parameters'])}"
-        heads = any(objective.name in ("interaction", "contrast") for objective in record.recipe.objectives)
+        heads = any(objective.name in ("interaction", "contrast", "verify") for objective in record.recipe.objectives)
         yield "parameters trained" + (", training heads included" if heads else ""), plain(facts["trained_parameters"]) + whole
     if facts.get("best_loss") is not None:
         yield "lowest dev loss", f"{plain(facts['best_loss'])}, after step {plain(facts['best_step'])}"

@@ -72,7 +72,7 @@ def head_parameters(shape: StudentShape, recipe: RecipeConfig) -> int:
     """Weights of a recipe's training heads, which are no part of the student (`distill.student`)."""
     count = 0
     for objective in recipe.objectives:
-        if objective.name == "contrast":
+        if objective.name in ("contrast", "verify"):
             count += (shape.hidden + 2) * objective.hidden + 1
         elif objective.name == "interaction":
             count += (shape.hidden + 3) * objective.hidden + 2

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from magdi_ray.config.recipes import REPLIES, RecipeConfig
-from magdi_ray.distill.tokens import GraphTokens, needs_incorrect
+from magdi_ray.distill.tokens import GraphTokens, needs_incorrect, needs_structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,18 @@ def expected_workload(found: Expected, recipe: RecipeConfig, *, packed: bool = T
     """The workload of a debate that is still to be held.
 
     All replies count as equally long, and as correct or not independently of each other; none is left out for its length
-    (`Expected.exceeds` says when some would be).
+    (`Expected.exceeds` says when some would be). What `next_token.after_divergence` leaves out of incorrect replies is not known
+    yet, they count as taught whole; `nodes.revisions` come on top.
     """
     share = {"both": 1.0, "correct": found.correct_share, "incorrect": 1.0 - found.correct_share}[recipe.nodes.correct]
-    together = needs_incorrect(recipe)
+    together, all_kinds = needs_structure(recipe), needs_incorrect(recipe)
     correct_share = 1.0 if recipe.nodes.texts == "gold_solutions" else found.correct_share
-    nodes = found.questions * found.nodes * (share if together else correct_share)
-    correct = nodes * (1.0 if not together or recipe.nodes.correct == "correct" else found.correct_share)
+    nodes = found.questions * found.nodes * (share if all_kinds else correct_share)
+    correct = nodes * (1.0 if not all_kinds or recipe.nodes.correct == "correct" else found.correct_share)
     graphs = found.questions if together else nodes
     prompts = (graphs if packed else nodes) * found.prompt
-    taught, headed = _taught(recipe, correct, nodes)
+    learned = recipe.next_token
+    taught, headed = _taught(recipe, nodes if learned and learned.after_divergence else correct, nodes)
     tokens = found.reply + (found.prompt - 1 if _on_prompt(recipe) else 0)
     once = found.prompt * (found.prompt + 1) / 2
     return Workload(
@@ -108,7 +110,8 @@ def counted_workload(graphs: Iterable[GraphTokens], recipe: RecipeConfig, *, pac
         prompt, replies = len(graph.prompt_ids), [len(node.reply_ids) for node in graph.nodes]
         right = sum(node.correct for node in graph.nodes)
         extra = prompt - 1 if _on_prompt(recipe) else 0
-        correct = sum(len(node.reply_ids) + extra for node in graph.nodes if node.correct)
+        lessons = [(len(node.reply_ids), node.taught) for node in graph.nodes]
+        correct = sum(reply - of.start + (0 if of.start else extra) for reply, of in lessons if of.weight > 0)
         taught, headed = _taught(recipe, correct, sum(replies) + extra * len(replies))
         questions.add(graph.question_id)
         prompts = 1 if packed else len(replies)
@@ -121,7 +124,7 @@ def counted_workload(graphs: Iterable[GraphTokens], recipe: RecipeConfig, *, pac
         total["reread"] += prompt * len(replies) + sum(replies) if packed else 0
         total["pairwise"] += _pairwise(graph, right)
         largest = max(largest, prompt + sum(replies))
-    if not needs_incorrect(recipe):
+    if not needs_structure(recipe):
         return Workload(questions=len(questions), **{**total, "pairwise": None}, largest=largest)  # type: ignore[arg-type]
     return Workload(questions=len(questions), **total, largest=largest)
 

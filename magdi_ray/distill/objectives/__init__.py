@@ -23,6 +23,7 @@ from magdi_ray.distill.objectives.orpo import orpo
 from magdi_ray.distill.objectives.outputs import Outputs, pool
 from magdi_ray.distill.objectives.preference import preference
 from magdi_ray.distill.objectives.simpo import simpo
+from magdi_ray.distill.objectives.verify import verify
 
 __all__ = [
     "OBJECTIVES",
@@ -34,6 +35,7 @@ __all__ = [
     "pool",
     "preference",
     "simpo",
+    "verify",
     "weighted_sum",
 ]
 
@@ -41,6 +43,7 @@ OBJECTIVES: dict[str, Callable[[Outputs, GraphBatch, Any, Counts], Tensor]] = {
     "next_token": next_token,
     "contrast": contrast,
     "interaction": interaction,
+    "verify": verify,
     "preference": preference,
     "simpo": simpo,
     "orpo": orpo,

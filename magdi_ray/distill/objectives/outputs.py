@@ -24,6 +24,8 @@ class Outputs(NamedTuple):
     """The graph network's logits for incorrect and correct."""
     node_logps_N: Tensor
     """log p(reply | prompt), summed over the reply's tokens; zero where no objective compares whole replies."""
+    verdicts_N: Tensor
+    """The verifier's log-odds of correct."""
 
 
 def pool(hidden_SH: Tensor, batch: GraphBatch, *, over: Literal["all", "reply"] = "all") -> Tensor:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from magdi_ray.agents.streaming import Prompt
-from magdi_ray.serving.backend import Scores
+from magdi_ray.agents.streaming import Prompt, Scores
 from magdi_ray.serving.wire.chat import Messages, conversation
 from magdi_ray.serving.wire.fields import Answer, Body, Name
 

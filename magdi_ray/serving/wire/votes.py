@@ -21,7 +21,8 @@ class MagdiWish(Body):
     samples: int = Field(ge=2, le=65536)
     """Replies to draw and vote over."""
     aggregate: Aggregate | None = None
-    """majority (the default): one vote a reply. verifier: votes weigh what the student's own heads give the reply."""
+    """majority (the default): one vote a reply. verifier: votes weigh what the student's own heads give the reply. best: the
+    reply that they give most."""
     escalate_below: float | None = Field(None, ge=0.0, le=1.0)
     """Let the teachers debate where the agreement is below this."""
 

@@ -49,9 +49,10 @@ export function configure(told, models) {
   at("samples").max = String(most);
   at("samples").value = String(Math.min(Number(at("samples").value), most));
   at("escalate-field").hidden = !told.escalate;
-  const verifier = at("aggregate").querySelector("[value=verifier]");
-  verifier.disabled = told.verifier === false;
-  if (verifier.disabled) verifier.textContent = "weight (not taught to this student)";
+  for (const rated of at("aggregate").querySelectorAll("[value=verifier], [value=best]")) {
+    rated.disabled = told.verifier === false;
+    if (rated.disabled) rated.textContent = `${rated.value === "best" ? "best" : "weight"} (not taught to this student)`;
+  }
   const votes = document.querySelector("input[name=mode][value=votes]");
   votes.disabled = !told.task || most < 2;
   if (votes.disabled) votes.nextElementSibling.textContent = "Several, and a vote (needs a task, to read answers)";

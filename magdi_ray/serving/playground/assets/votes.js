@@ -26,7 +26,7 @@ export const byTeacher = (told) => Boolean(told.escalated && !told.escalated.err
 export function drawVotes(told) {
   const { votes, unread, failed = 0, agreement, aggregate } = told;
   const samples = told.samples - failed; // the replies that were had
-  const weighed = aggregate === "verifier";
+  const weighed = aggregate !== "majority";
   const total = weighed ? votes.reduce((sum, vote) => sum + vote.weight, 0) || 1 : samples;
   const words = (vote) => `${count(vote.count)} of ${count(samples)}${weighed ? `, weight ${brief(vote.weight)}` : ""}`;
   const rows = votes.map((vote, i) => ({

@@ -17,11 +17,11 @@ from magdi_ray.config.recipes import resolve_recipe
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.distill.batch import collate
 from magdi_ray.distill.job import HEADS
+from magdi_ray.distill.judging import Judge
 from magdi_ray.distill.student import DistillModel, add_lora, export_student, load_tokenizer
 from magdi_ray.distill.tokens import GraphTokens, tokenise
 from magdi_ray.errors import ConfigError
 from magdi_ray.graph.build import build_mag
-from magdi_ray.serving.scoring import Judge
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.tiny import Tiny
 

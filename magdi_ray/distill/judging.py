@@ -18,16 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import ContextLengthError, PromptError
 from magdi_ray.agents.chat import encode_reply
+from magdi_ray.agents.streaming import Scores
 from magdi_ray.distill.batch import GraphBatch, collate
 from magdi_ray.distill.graph_networks import GraphNetwork
 from magdi_ray.distill.head import NodeLogps
-from magdi_ray.distill.heads import Scorer, load_heads
+from magdi_ray.distill.heads import Scorer, Verifier, load_heads
 from magdi_ray.distill.job import HEADS
 from magdi_ray.distill.objectives import pool
 from magdi_ray.distill.student import decoder_of
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens
 from magdi_ray.errors import ConfigError
-from magdi_ray.serving.backend import Scores
 
 
 class Judge:
@@ -47,8 +47,10 @@ class Judge:
         self._device = torch.device(device) if device is not None else next(model.parameters()).device
         config = model.config.get_text_config()
         self._context_length = getattr(config, "max_position_embeddings", None)
-        self._scorer, self._graph = load_heads(Path(directory) / HEADS, width=config.hidden_size)
-        for head in (self._scorer, self._graph):
+        heads = load_heads(Path(directory) / HEADS, width=config.hidden_size)
+        self._scorer, self._graph, self._verifier = heads
+        self._layers = {reading.layer for reading in heads.readings} - {None}
+        for head in heads:
             if head is not None:
                 head.to(self._device).eval().requires_grad_(False)
         self._turn = threading.Lock()
@@ -59,13 +61,22 @@ class Judge:
         Raises:
             PromptError: the prompt is empty; `ContextLengthError` where prompt and reply exceed the model's context.
         """
-        if not prompt_ids:
+        return self.score_all([(prompt_ids, reply)])[0]
+
+    def score_all(self, asked: Sequence[tuple[Sequence[int], str]]) -> list[Scores]:
+        """Judge several replies, each to its own prompt, in one pass. Raises as `score` does, for any of them."""
+        if not all(prompt_ids for prompt_ids, _ in asked):
             raise PromptError("A reply is judged as the answer to a prompt; the prompt holds no token.")
-        node = self._node(prompt_ids, reply)
-        graph = GraphTokens("", tuple(prompt_ids), (node,), ())
-        batch = collate([graph], pad_id=0, next_token=False, replies=True).to(self._device)
+        nodes = [self._node(prompt_ids, reply) for prompt_ids, reply in asked]
+        graphs = [GraphTokens("", tuple(prompt_ids), (node,), ()) for (prompt_ids, _), node in zip(asked, nodes, strict=True)]
+        batch = collate(graphs, pad_id=0, next_token=False, replies=True).to(self._device)
         with self._turn, torch.no_grad():
-            return self._judge(batch, tokens=len(node.reply_ids))
+            return self._judge(batch, tokens=[len(node.reply_ids) for node in nodes])
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether there is a head to judge with."""
+        return any(head is not None for head in (self._scorer, self._graph, self._verifier))
 
     def _node(self, prompt_ids: Sequence[int], reply: str) -> NodeTokens:
         ids = (*encode_reply(self._tokenizer, reply), self._tokenizer.eos_token_id)
@@ -76,27 +87,28 @@ class Judge:
             )
         return NodeTokens(ids, False, "")
 
-    def _judge(self, batch: GraphBatch, *, tokens: int) -> Scores:
+    def _judge(self, batch: GraphBatch, *, tokens: Sequence[int]) -> list[Scores]:
         decoder, logps = decoder_of(self._model), self._logps
         rows = {"input_ids": batch.input_ids_BT, "attention_mask": batch.attention_mask_BT}
-        layers = {head.reading.layer for head in (self._scorer, self._graph) if head is not None} - {None}
-        found = decoder(use_cache=False, output_hidden_states=bool(layers), **rows)
+        found = decoder(use_cache=False, output_hidden_states=bool(self._layers), **rows)
         hidden_SH = found.last_hidden_state.flatten(0, 1)
 
-        def embedding(head: Scorer | GraphNetwork) -> Tensor:
+        def embedding(head: Scorer | GraphNetwork | Verifier) -> Tensor:
             layer = head.reading.layer
             read_SH = hidden_SH if layer is None else found.hidden_states[layer].flatten(0, 1)
             return pool(read_SH, batch, over=head.reading.over)
 
         assert batch.replies_3R is not None
         predict_R, targets_R, node_R = batch.replies_3R
-        logp_1 = logps(hidden_SH[predict_R], targets_R, node_R, 1)
-        correct = contrast = None
-        if self._graph is not None:
-            correct = self._graph(embedding(self._graph), batch.edges_2E, batch.types_E).softmax(dim=-1)[0, 1].item()
+        logps_N = logps(hidden_SH[predict_R], targets_R, node_R, len(tokens)).tolist()
+        correct = contrast = [None] * len(tokens)
+        if self._verifier is not None:
+            correct = self._verifier(embedding(self._verifier)).sigmoid().tolist()
+        elif self._graph is not None:
+            correct = self._graph(embedding(self._graph), batch.edges_2E, batch.types_E).softmax(dim=-1)[:, 1].tolist()
         if self._scorer is not None:
-            contrast = self._scorer(embedding(self._scorer)).item()
-        return Scores(logprob=logp_1.item(), tokens=tokens, contrast=contrast, correct=correct)
+            contrast = self._scorer(embedding(self._scorer)).tolist()
+        return [Scores(*found) for found in zip(logps_N, tokens, contrast, correct, strict=True)]
 
     @cached_property
     def _logps(self) -> nn.Module:
