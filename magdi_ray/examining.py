@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, Transformer
 from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
 from magdi_ray.debate.store import failed_ids
 from magdi_ray.errors import ConfigError
-from magdi_ray.evaluate.answers import BASE, VOTE, Answer, Method, debate_answers, iter_answers, write_answers
-from magdi_ray.evaluate.consistency import both_votes
-from magdi_ray.evaluate.exam import Candidate, Examination, Paper, write_asked
+from magdi_ray.evaluate.answers import BASE, METHODS, VOTE, VOTES, Answer, Method, debate_answers, iter_answers, write_answers
+from magdi_ray.evaluate.consistency import votes_over
+from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.metrics import Key, differences, grouped, scores
+from magdi_ray.evaluate.ratings import Rated, key_of, rate
 from magdi_ray.graph.store import iter_mags
 from magdi_ray.runs import Run, file_hash
 from magdi_ray.stages import Facts, base_model, located_store, payer, read_source, student_stage
@@ -54,12 +55,34 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     task = load_task(config.task)
     held = debate_answers(papers[0].questions, mags, task, failures=failed_debates(run), prices=prices(config))
     write_answers(directory / "debates.parquet", held)
-    drawn = (answer for answer in iter_answers(directory / "answers", texts=False) if answer.method == "sample")
+    ratings = rate_replies(config, exam, directory)
+    drawn = (
+        replace(answer, merit=ratings.get(key_of(answer)))
+        for answer in iter_answers(directory / "answers", texts=False)
+        if answer.method == "sample"
+    )
     write_answers(directory / "votes.parquet", self_consistent(papers, drawn))
     answers = [answer for answer in iter_answers(directory, texts=False) if answer.method != "sample"]
     metrics = measure(config, papers, answers, seconds)
     (directory / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
     return {"questions": rows, "systems": len({row["system"] for row in metrics["scores"]})} | dict(+counts)
+
+
+def rate_replies(config: RunConfig, exam: Examination, directory: Path) -> dict[Rated, float]:
+    """What students make of their own drawn replies; nothing where nobody asked for it."""
+    settings = config.evaluate
+    if settings.self_consistency is None or not settings.self_consistency.verifier:
+        return {}
+    drawn = (answer for answer in iter_answers(directory / "answers") if answer.method == "sample")
+    return rate(
+        exam,
+        drawn,
+        read_asked(directory / "asked.parquet"),
+        out=directory,
+        num_cpus=settings.num_cpus,
+        num_gpus=settings.num_gpus,
+        dtype=settings.dtype,
+    )
 
 
 def failed_debates(run: Run) -> set[str]:
@@ -180,6 +203,7 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
             sampling=settings.sampling,
             **_drawn(settings, settings.sampling if sampled else None),
             price=settings.price,
+            revises=settings.self_revision,
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
             place=config.resources.evaluate,
@@ -250,7 +274,7 @@ def self_consistent(papers: Sequence[Paper], answers: Iterable[Answer]) -> Itera
         if answer.method == "sample":
             drawn.setdefault((answer.task, answer.system, answer.question_id, answer.seed), []).append(answer)
     for (task, _, question, _), replies in drawn.items():
-        yield from both_votes(tasks[task], replies, golds[task, question])
+        yield from votes_over(tasks[task], replies, golds[task, question])
 
 
 def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer], seconds: Mapping[Key, float]) -> Facts:
@@ -259,8 +283,7 @@ def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer
     place = {system["name"]: number for number, system in enumerate(systems)}
     sets = [row for paper in papers for row in paper.sets()]
     order = {(row["task"], row["split"]): number for number, row in enumerate(sets)}
-    methods: tuple[Method, ...] = ("single", "majority", "confidence", "sample")
-    ranked = sorted(answers, key=lambda a: (order[a.task, a.split], place[a.system], methods.index(a.method)))
+    ranked = sorted(answers, key=lambda a: (order[a.task, a.split], place[a.system], METHODS.index(a.method)))
     return {
         "schema": SCHEMA,
         "sets": sets,
@@ -297,7 +320,7 @@ def comparisons(config: RunConfig) -> list[Pair]:
     plain += [(name, product) for name in names if name not in levels and name != product]
     plain += [(product, VOTE), *((product, agent.name) for agent in config.evaluate.agents), *config.evaluate.comparisons]
     pairs: list[Pair] = [((one, "single"), (other, "single")) for one, other in plain]
-    methods: tuple[Method, ...] = ("majority", "confidence")
-    pairs += [((name, method), (name, "single")) for name in (BASE, *names) for method in methods]
-    pairs += [((product, method), (VOTE, "single")) for method in methods]
+    pairs += [((name, method), (name, "single")) for name in (BASE, *names) for method in ("revised", *VOTES)]
+    pairs += [((name, method), (name, "majority")) for name in (BASE, *names) for method in ("verifier", "best")]
+    pairs += [((product, method), (VOTE, "single")) for method in VOTES]
     return list(dict.fromkeys(pairs))

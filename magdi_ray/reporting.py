@@ -21,6 +21,7 @@ from magdi_ray.evaluate.metrics import Difference, Key, difference, grouped
 from magdi_ray.evaluate.report.calibration import Calibration
 from magdi_ray.evaluate.report.compare import Asked, compare_runs, digests_of
 from magdi_ray.evaluate.report.dialogue import Dialogue, Rule
+from magdi_ray.evaluate.report.labelling import Labelling
 from magdi_ray.evaluate.report.markdown import study_page
 from magdi_ray.evaluate.report.orderings import claims
 from magdi_ray.evaluate.report.page import write_page
@@ -58,6 +59,7 @@ class Read:
     shelf: Shelf
     dialogue: Dialogue
     calibration: Calibration
+    labelling: Labelling
     digests: dict[tuple[str, str], int]
     """(task, id) of every question that was asked -> digest of its text."""
     answers: list[Answer]
@@ -129,7 +131,7 @@ def _read(finished: Finished, limit: int | None) -> Read:
         shelf.want(question, set_id=f"{name}/{question.split}", task=name)
     for question in islice(_unasked(finished), OTHERS if limit is None else max(0, limit - len(asked))):
         shelf.want(question, set_id=f"{task.name}/{question.split}", task=task.name)
-    dialogue, calibration = Dialogue(task, _rule(config)), Calibration(task)
+    dialogue, calibration, labelling = Dialogue(task, _rule(config)), Calibration(task), Labelling(task)
     answers = []
     for answer in evaluated_answers(run):
         kind = kinds.get(answer.system)
@@ -140,8 +142,9 @@ def _read(finished: Finished, limit: int | None) -> Read:
     check_answers(finished, answers)
     for mag in iter_mags(run.path("graphs")):
         calibration.add_debate(mag)
+        labelling.add(mag)
         shelf.add_debate(mag, dialogue.add(mag))
-    return Read(shelf, dialogue, calibration, digests_of(asked), answers)
+    return Read(shelf, dialogue, calibration, labelling, digests_of(asked), answers)
 
 
 def _asked(finished: Finished) -> list[tuple[str, Question]]:
@@ -182,6 +185,7 @@ def _run_data(finished: Finished, read: Read) -> Row:
         "rounds": [asdict(row) for row in read.dialogue.rounds()],
         "influence": [asdict(row) for row in read.dialogue.influence()],
         "calibration": [asdict(row) for row in read.calibration.rows()],
+        "labelling": [asdict(row) for row in read.labelling.rows()],
         "cost": list(cost(finished, read.answers)),
     }
 

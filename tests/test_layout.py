@@ -23,7 +23,7 @@ ALLOWED = {
     "debate": {"tasks", "agents", "debate"},
     "graph": {"tasks", "agents", "debate", "graph"},
     "distill": {"tasks", "agents", "debate", "graph", "distill"},
-    "evaluate": {"tasks", "agents", "debate", "graph", "evaluate"},
+    "evaluate": {"tasks", "agents", "debate", "graph", "distill", "evaluate"},
     "serving": {"tasks", "agents", "debate", "graph", "distill", "serving"},
 }
 

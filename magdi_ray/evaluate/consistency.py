@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
 
-from magdi_ray.evaluate.answers import Answer
+from magdi_ray.evaluate.answers import Answer, Method
 from magdi_ray.tasks.base import Task, group_same
 
 UNKNOWN = 0.5
 """Weight of a reply whose confidence nobody knows."""
 
 
-def vote_over(task: Task, drawn: Sequence[Answer], gold: str | None, method: Literal["majority", "confidence"]) -> Answer:
+def vote_over(task: Task, drawn: Sequence[Answer], gold: str | None, method: Method) -> Answer:
     """The answer of the drawn replies of one system to one question.
 
-    Replies without a readable answer have no say. Between answers of equal weight the more confident one wins, then the one that
-    came first. Tokens and cost are those of all replies.
+    Replies without a readable answer have no say. An answer's weight is the number of replies that give it (majority), the sum of
+    their confidences (confidence) or of their merits (verifier), or the largest of their merits (best); a reply that could not be
+    rated has none. Between answers of equal weight the more confident one wins, then the one that came first. Tokens and cost are
+    those of all replies.
     """
     groups = group_same(task, [one.answer for one in drawn])
 
     def weight(group: list[int]) -> tuple[float, float, int]:
         sure = sum(UNKNOWN if (c := drawn[place].confidence) is None else c for place in group)
-        return (sure if method == "confidence" else len(group), sure, -group[0])
+        merits = [drawn[place].merit or 0.0 for place in group]
+        weights = {"confidence": sure, "verifier": sum(merits), "best": max(merits)}
+        return (weights.get(method, len(group)), sure, -group[0])
 
     chosen = max(groups, key=weight, default=None)
     answer = None if chosen is None else drawn[chosen[0]].answer
@@ -44,7 +47,10 @@ def vote_over(task: Task, drawn: Sequence[Answer], gold: str | None, method: Lit
     )
 
 
-def both_votes(task: Task, drawn: Iterable[Answer], gold: str | None) -> list[Answer]:
-    """By majority and by confidence, for one system and question; nothing where nothing was drawn."""
+def votes_over(task: Task, drawn: Iterable[Answer], gold: str | None) -> list[Answer]:
+    """For one system and question: by majority, by confidence and, where its replies were rated, by merit; nothing where nothing
+    was drawn."""
     replies = sorted(drawn, key=lambda one: one.sample)
-    return [vote_over(task, replies, gold, method) for method in ("majority", "confidence")] if replies else []
+    rated = any(one.merit is not None for one in replies)
+    methods: tuple[Method, ...] = ("majority", "confidence", "verifier", "best") if rated else ("majority", "confidence")
+    return [vote_over(task, replies, gold, method) for method in methods] if replies else []

@@ -60,6 +60,8 @@ class Candidate:
     drawn: Sampling | None = None
     """How replies for self-consistency are drawn; None draws none."""
     samples: int = 0
+    revises: bool = False
+    """Whether it is shown its own single reply once more."""
     price: Price | None = None
     twin: int = 0
     """How many candidates before it have the same identity and sampling."""

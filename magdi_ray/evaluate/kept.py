@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from magdi_ray.agents.base import Message
+from magdi_ray.agents.base import Message, Sampling
 from magdi_ray.agents.store import ReplyStore, reply_key
+from magdi_ray.debate.revision import revision_messages
+from magdi_ray.evaluate.answers import judge
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.evaluate.metrics import Key
 from magdi_ray.storage import write_atomically
@@ -20,19 +22,23 @@ def answered(exam: Examination, questions: Sequence[tuple[str, Question]]) -> fr
     tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
     store = ReplyStore(exam.replies, run=exam.run)
 
+    def key(one: Candidate, messages: Sequence[Message], place: int, sampling: Sampling) -> str:
+        return reply_key(provider=one.provider, model=one.identity, messages=messages, sampling=sampling, sample=place)
+
+    def revised(one: Candidate, task: Task, question: Question, first: str, place: int, sampling: Sampling) -> bool:
+        reply = store.get(first)
+        if reply is None:
+            return False
+        text = judge(task, question, system=one.system, reply=reply).text
+        return key(one, revision_messages(task, question, text), place, sampling) in store
+
+    def has_all(one: Candidate, task: Task, question: Question) -> bool:
+        asked, asks = [Message("user", task.prompt(question))], exam.asks(one, question)
+        keys = [key(one, asked, place, sampling) for place, sampling in asks]
+        return all(found in store for found in keys) and (not one.revises or revised(one, task, question, keys[0], *asks[0]))
+
     def complete(one: Candidate) -> bool:
-        return all(
-            reply_key(
-                provider=one.provider,
-                model=one.identity,
-                messages=[Message("user", tasks[name].prompt(question))],
-                sampling=sampling,
-                sample=place,
-            )
-            in store
-            for name, question in questions
-            for place, sampling in exam.asks(one, question)
-        )
+        return all(has_all(one, tasks[name], question) for name, question in questions)
 
     found = frozenset(one.label for one in exam.candidates if not one.remote and complete(one))
     store.close()

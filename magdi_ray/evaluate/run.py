@@ -27,6 +27,7 @@ from magdi_ray.agents.store import ReplyStore, StoredEngine
 from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.debate.reading import merge_repair, repair_messages
+from magdi_ray.debate.revision import revision_messages
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import ANSWER_SCHEMA, Answer, failed, iter_answers, judge
 from magdi_ray.evaluate.exam import SAMPLES, Candidate, Examination, asked, read_asked
@@ -104,6 +105,28 @@ async def answer_question(
     return replace(answer, seed=candidate.seed, method="sample" if sample else "single", sample=sample, usd=usd)
 
 
+async def revise_answer(
+    task: Task, question: Question, *, first: Answer, candidate: Candidate, engine: StoredEngine, sampling: Sampling, place: int
+) -> Answer:
+    """What a candidate makes of its own reply when it is shown to it again; tokens and cost are those of both replies."""
+    try:
+        if first.error is not None:
+            raise EngineError(f"there is no first reply: {first.error}")
+        reply = await engine.generate(revision_messages(task, question, first.text), sampling, sample=place)
+        answer = judge(task, question, system=candidate.system, reply=reply)
+    except Exception as error:
+        answer = failed(question, system=candidate.system, error=f"{type(error).__name__}: {error}", task=task.name)
+    usd = candidate.price.usd(answer.tokens_in, answer.tokens_out) if candidate.price else None
+    return replace(
+        answer,
+        seed=candidate.seed,
+        method="revised",
+        tokens_in=first.tokens_in + answer.tokens_in,
+        tokens_out=first.tokens_out + answer.tokens_out,
+        usd=None if usd is None or first.usd is None else first.usd + usd,
+    )
+
+
 class Retired:
     """Stands for a local model that is not deployed, since all its replies are in the store."""
 
@@ -148,12 +171,18 @@ class AnswerOperator:
         yield pa.Table.from_pylist([asdict(answer) for answer in answers], schema=ANSWER_SCHEMA)
 
     async def _answers(self, task: str, question: Question, candidate: Candidate) -> list[Answer]:
-        engine = self.engines[candidate.label]
+        engine, asks = self.engines[candidate.label], self.exam.asks(candidate, question)
         work = [
             answer_question(self.tasks[task], question, candidate=candidate, engine=engine, sampling=sampling, place=place)
-            for place, sampling in self.exam.asks(candidate, question)
+            for place, sampling in asks
         ]
-        answers = await asyncio.gather(*work)
+        answers = list(await asyncio.gather(*work))
+        if candidate.revises:
+            first, (place, sampling) = answers[0], asks[0]
+            revised = revise_answer(
+                self.tasks[task], question, first=first, candidate=candidate, engine=engine, sampling=sampling, place=place
+            )
+            answers.append(await revised)
         self.tally.add.remote(candidate.system, len(answers), sum(answer.error is not None for answer in answers))
         return answers
 
@@ -177,7 +206,7 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, sha
     asked_at = f"{shared}/{questions.name}"
     deliver(questions, asked_at)
     done = answered(exam, asked_of)
-    total = rows * sum(1 + one.samples for one in exam.candidates)
+    total = rows * sum(1 + one.samples + one.revises for one in exam.candidates)
     measured = Measured(total)
     engines = [one.engine for one in exam.candidates]
     limits = {engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)}

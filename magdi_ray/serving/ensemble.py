@@ -187,8 +187,8 @@ def merit_of(scores: Scores) -> float:
     """
     if scores.merit is None:
         raise PromptError(
-            "magdi.aggregate: verifier and best need a student that was taught to judge, and this one was trained without a head, "
-            "or is served without it (by vLLM): only recipes with an objective `verify`, `contrast` or `interaction` have one. "
+            "magdi.aggregate: verifier and best need a student that was taught to judge; this one was trained without a head, or "
+            "is served without it (by vLLM): only recipes with objectives `verify`, `contrast` or `interaction` have one. "
             "Use aggregate: majority."
         )
     return scores.merit

@@ -14,13 +14,14 @@ from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.store import ReplyStore, reply_key
 from magdi_ray.config.engines import ApiEngine, TransformersEngine
 from magdi_ray.config.sections import FileTask, TinyTask
+from magdi_ray.debate.revision import revision_messages
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_answers
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
-from magdi_ray.evaluate.run import answer_question, check_answers, first_of_each_set, waves
+from magdi_ray.evaluate.run import answer_question, check_answers, first_of_each_set, revise_answer, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -150,6 +151,50 @@ def test_a_provider_whose_reply_holds_no_answer_is_asked_once_more_as_in_a_debat
     asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=candidate, engine=engine, sampling=Sampling(), place=0)  # type: ignore[arg-type]
     found = asyncio.run(asked)
     assert (found.answer, found.tokens_out) == (answer, tokens)
+
+
+class Second(Vague):
+    """An engine whose second reply, to its own first one, is another; it keeps what it was shown."""
+
+    async def generate(self, messages: Sequence[Message], sampling: Sampling, *, sample: int = 0) -> Reply:
+        self.shown = list(messages)
+        return Reply("The answer is 18.", 20, 3, None, "stop", "m")
+
+
+def revised(engine: Any, **changes: Any) -> Answer:
+    first = replace(Answer("q0", "test", "base", "It is 7. The answer is 7.", "7", False, 10, 5, task="gsm8k"), **changes)
+    asked = revise_answer(Gsm8k(), QUESTIONS[0], first=first, candidate=LOCAL, engine=engine, sampling=Sampling(), place=0)
+    return asyncio.run(asked)
+
+
+def test_a_student_is_shown_its_own_reply_and_pays_for_both() -> None:
+    engine = Second()
+    found = revised(engine)
+    assert [message.role for message in engine.shown] == ["user", "assistant", "user"]
+    assert engine.shown[1].content == "It is 7. The answer is 7."
+    assert (found.method, found.answer, found.correct, found.tokens_in, found.tokens_out) == ("revised", "18", True, 30, 8)
+
+
+def test_what_was_never_said_cannot_be_revised() -> None:
+    assert revised(Second(), error="EngineError: gone").error == "EngineError: there is no first reply: EngineError: gone"
+
+
+def test_a_model_that_lacks_a_revision_is_deployed(tmp_path: Path) -> None:
+    exam = kept_replies(tmp_path, replace(LOCAL, revises=True))
+    asked_of = [("gsm8k", question) for question in QUESTIONS]
+    assert answered(exam, asked_of) == frozenset()
+    store = ReplyStore(exam.replies, run="run")
+
+    async def keep() -> None:
+        for question in QUESTIONS:
+            place, sampling = exam.asks(exam.candidates[0], question)[0]
+            shown = revision_messages(Gsm8k(), question, "18")
+            key = reply_key(provider=LOCAL.provider, model=LOCAL.identity, messages=shown, sampling=sampling, sample=place)
+            await store.put(key, Reply("18", 1, 1, None, "stop", "m"), agent="base", usd=0.0)
+        await store.aclose()
+
+    asyncio.run(keep())
+    assert answered(exam, asked_of) == {"base"}
 
 
 def test_twins_who_are_asked_the_very_same_get_replies_of_their_own() -> None:

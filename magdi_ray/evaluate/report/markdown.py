@@ -29,6 +29,9 @@ COMPARED = "The same questions, matched by their texts; what only one run asked 
 ROUNDS = """\
 Agreement is the mean share of agents that give the commonest answer, consensus the share of debates in which all agree. A \
 debate that stopped early counts with its last state in later rounds."""
+LABELLING = """\
+Where gold answers are known: debates labelled by their own vote instead, all of them and those whose agents agree at least so \
+much. Replies taught are those that give the vote's answer; a run that labels by vote learns from exactly them."""
 COST = """\
 Seconds are wall-clock time, from a stage's start to its end; worker seconds are those of a training's steps and measurements, \
 summed over its workers. Tokens in of a training are those it forwarded. A dash is unknown."""
@@ -64,6 +67,9 @@ def _run(run: Row) -> Iterator[str]:
     if run["rounds"]:
         splits = [asked["split"] for asked in sets]
         yield from ("## Debates, round by round", _rounds(_ordered(run["rounds"], "split", splits)), ROUNDS)
+    if run.get("labelling"):
+        splits = [asked["split"] for asked in sets]
+        yield from ("## Labels without gold answers", _labelling(_ordered(run["labelling"], "split", splits)), LABELLING)
     if run["cost"]:
         yield from ("## Cost", _cost(run["cost"]), COST)
     if run["facts"]:
@@ -165,6 +171,33 @@ def _rounds(rows: Iterable[Row]) -> str:
     names = ("agreement", "consensus", "vote_accuracy", "reply_accuracy")
     lines = ((row["split"], str(row["round"]), str(row["debates"]), *(percent(row[name]) for name in names)) for row in rows)
     return table(columns, lines, figures=6)
+
+
+def _labelling(rows: Iterable[Row]) -> str:
+    columns = (
+        "split",
+        "agreement at least %",
+        "debates",
+        "kept %",
+        "vote right %",
+        "replies taught",
+        "of them right %",
+        "of right ones taught %",
+    )
+    lines = (
+        (
+            row["split"],
+            percent(row["least"]),
+            _figure(row["debates"]),
+            percent(row["kept"]),
+            percent(row["vote_accuracy"]),
+            _figure(row["taught"]),
+            percent(row["taught_right"]),
+            percent(row["right_taught"]),
+        )
+        for row in rows
+    )
+    return table(columns, lines, figures=7)
 
 
 def _cost(rows: Iterable[Row]) -> str:

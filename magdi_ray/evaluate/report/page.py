@@ -34,7 +34,7 @@ CHUNK = 100
 STYLES = ("base.css", "tables.css", "plots.css", "viewer.css")
 SCRIPTS = (
     *("dom.js", "format.js", "plot.js", "labels.js", "table.js", "headline.js", "frontier.js", "scores.js", "differences.js"),
-    *("lines.js", "curves.js", "rounds.js", "influence.js", "calibration.js", "cost.js"),
+    *("lines.js", "curves.js", "rounds.js", "influence.js", "calibration.js", "labelling.js", "cost.js"),
     *("questions.js", "finder.js", "graph.js", "reading.js", "viewer.js", "main.js"),
 )
 """In the order in which they need each other; behind what all pages share (`looks`)."""

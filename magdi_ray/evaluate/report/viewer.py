@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from magdi_ray.evaluate.answers import BASE, VOTE, Answer, Method
+from magdi_ray.evaluate.answers import BASE, METHODS, VOTE, Answer
 from magdi_ray.evaluate.report.dialogue import Standing, right
 from magdi_ray.graph.schema import Mag
 from magdi_ray.tasks.base import Question, Task
@@ -38,8 +38,6 @@ KINDS: tuple[tuple[str, str, str], ...] = (
     ("failed", "no reply", "The debate failed, or a system gave no reply."),
 )
 """Id, title and meaning of each kind; bit k of a question's mask is the k-th. "The student" is the product."""
-
-METHODS: tuple[Method, ...] = ("single", "majority", "confidence", "sample")
 
 
 @dataclass(slots=True)

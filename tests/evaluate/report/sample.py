@@ -90,7 +90,7 @@ def small() -> dict[str, Any]:
     """One system, one set, no debate, nothing else."""
     whole = run("small", agents=2, outside=False, rng=random.Random(1))
     kept = {"label": "small", "facts": whole["facts"][:1], "sets": whole["sets"], "systems": whole["systems"][:1]}
-    empty = {key: [] for key in ("differences", "orderings", "curves", "rounds", "influence", "calibration", "cost")}
+    empty = {key: [] for key in ("differences", "orderings", "curves", "rounds", "influence", "calibration", "labelling", "cost")}
     return {**data(questions=0), "title": "small", "runs": [{**kept, "scores": whole["scores"][:1], **empty}]}
 
 
@@ -121,6 +121,11 @@ def run(label: str, *, agents: int, outside: bool, rng: random.Random, far: bool
         "calibration": [
             *(calibration(who, kind, rng) for who, kind in (("ada", "teacher"), ("ben", "teacher"), ("level2", "student"))),
             {**calibration("ada", "teacher", rng), "set": "tiny/train"},
+        ],
+        "labelling": [
+            labelled(split, *row)
+            for split, whole in (("train", 1400), ("test", 600))
+            for row in ((0.0, whole, 0.86, 0.84), (0.5, whole * 4 // 5, 0.92, 0.91), (0.7, whole // 2, 0.98, 0.98))
         ],
         "cost": [
             cost("debates", "1400 questions x 3 agents", 60.1, 380_000, 122_000, None),
@@ -223,6 +228,12 @@ def influence(agents: tuple[str, ...], rng: random.Random) -> list[dict[str, Any
                     {"source": source, "target": target, "shown": shown, "adopted": adopted, "to_right": right, "to_wrong": wrong}
                 )
     return rows
+
+
+def labelled(split: str, least: float, debates: int, vote: float, taught_right: float) -> dict[str, Any]:
+    kept = debates / (1400 if split == "train" else 600)
+    counts = {"debates": debates, "kept": kept, "taught": 4 * debates, "right_taught": 0.95 * kept}
+    return {"split": split, "least": least, "vote_accuracy": vote, "taught_right": taught_right, **counts}
 
 
 def calibration(who: str, kind: str, rng: random.Random) -> dict[str, Any]:

@@ -59,6 +59,7 @@
     "rounds",
     "influence",
     "calibration",
+    "labelling",
     "cost",
   ];
 

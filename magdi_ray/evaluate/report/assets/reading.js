@@ -61,7 +61,7 @@
   }
 
   const keyOf = (answer) => [answer.system, answer.seed, answer.method, answer.sample].join("\n");
-  const HOW = { single: () => null, sample: (answer) => `sample ${answer.sample}` };
+  const HOW = { single: () => null, revised: () => "revised", sample: (answer) => `sample ${answer.sample}` };
   const voted = (answer) => `${answer.method} of ${answer.sample}`;
   const extra = (answer) =>
     [answer.seed ? `seed ${answer.seed}` : null, (HOW[answer.method] ?? voted)(answer)].filter(Boolean).join(", ");
