@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
@@ -307,10 +309,32 @@ async def _reply(response: Any) -> Reply:
 
 
 def stands_still(app: str) -> bool:
-    """Whether an application is deployed and no replica of it runs."""
-    status = serve.status().applications.get(app)
-    replicas = [d.replica_states.get("RUNNING", 0) for d in status.deployments.values()] if status else [1]
-    return not any(replicas)
+    """Whether an application is deployed and no replica of it runs, as of the last `LOOK_SECONDS`. Threads may ask at once."""
+    return app in _LOOKS.idle()
+
+
+class _Looks:
+    """The applications without a running replica, looked up once for all who wait: thousands may, and Serve's answer is slow."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._at = -math.inf
+        self._idle: frozenset[str] = frozenset()
+
+    def idle(self) -> frozenset[str]:
+        """Names of the applications."""
+        with self._lock:
+            if time.monotonic() - self._at >= LOOK_SECONDS / 2:
+                self._idle = frozenset(name for name, status in serve.status().applications.items() if not _runs(status))
+                self._at = time.monotonic()
+            return self._idle
+
+
+_LOOKS = _Looks()
+
+
+def _runs(status: Any) -> bool:
+    return any(deployment.replica_states.get("RUNNING", 0) for deployment in status.deployments.values())
 
 
 def _words_of(app: str) -> str:

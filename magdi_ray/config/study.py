@@ -47,6 +47,8 @@ class StudyConfig(Section):
         names = [recipe.name for recipe in self.resolved]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"recipes and baseline need distinct names, found {twice} twice")
+        if taken := sorted({"base", "vote"} & set(names)):
+            raise ValueError(f"base is the untaught student and vote the debate's, so no recipe may be named {taken}")
         if taken := sorted(name for name in names if BESIDE in name):
             raise ValueError(f"names with {BESIDE!r} are given to the baseline at equal tokens, found {taken}")
         if self.tuning is not None and self.resolved[-1].name not in (resolve_recipe(r).name for r in self.tuning.recipes):

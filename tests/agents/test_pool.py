@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import signal
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from magdi_ray.agents.base import Message, Reply, Sampling
-from magdi_ray.agents.pool import PooledEngine, PoolSpec, ask_replica, deploy_engines, retire_engines
+from magdi_ray.agents.pool import PooledEngine, PoolSpec, _Looks, ask_replica, deploy_engines, retire_engines, stands_still
 from magdi_ray.agents.recorded import record
 from magdi_ray.config.engines import RecordedEngine, TransformersEngine
 from magdi_ray.errors import EngineError
@@ -141,3 +142,20 @@ def test_an_engine_without_a_replica_is_given_up_after_a_while(monkeypatch: pyte
     handle = SimpleNamespace(generate=Never())
     with pytest.raises(EngineError, match=r"no running replica for 0 s\. RuntimeError: no memory"):
         asyncio.run(ask_replica(handle, [Message("user", "?")], Sampling(), name="lost"))  # type: ignore[arg-type]
+
+
+def test_thousands_that_wait_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = SimpleNamespace(replica_states={"RUNNING": 1})
+    starting = SimpleNamespace(replica_states={"STARTING": 1})
+    found = {name: SimpleNamespace(deployments={"engine": one}) for name, one in (("a", running), ("b", starting))}
+    looked: list[int] = []
+
+    def status() -> Any:
+        looked.append(1)
+        return SimpleNamespace(applications=found)
+
+    monkeypatch.setattr("magdi_ray.agents.pool.serve.status", status)
+    monkeypatch.setattr("magdi_ray.agents.pool._LOOKS", _Looks())
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(stands_still, ["a", "b", "unknown"] * 100)) == [False, True, False] * 100
+    assert len(looked) == 1

@@ -85,6 +85,7 @@ def test_a_control_is_one_of_the_recipe_it_equals_otherwise() -> None:
         ({"baseline": RECIPES[0]}, "distinct names"),
         ({"recipes": [{**RECIPES[0], "name": "a-at-b"}]}, "equal tokens"),
         ({"baseline": "level1"}, "must hold the baseline"),
+        ({"recipes": [{**RECIPES[0], "name": "vote"}]}, "the debate.s"),
         ({"split": "dev"}, "compare on another one"),
         ({"seeds": 1}, "greater than or equal to 2"),
         ({"sedes": 1}, "did you mean 'seeds'"),
