@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magdi_ray.agents.base import Sampling
-from magdi_ray.agents.weights import model_directories, resolve_model
+from magdi_ray.agents.weights import base_and_adapter, model_directories, resolve_model
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, TransformersEngine
 from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
@@ -204,6 +204,8 @@ def students(config: RunConfig, run: Run) -> Iterator[Candidate]:
             **_drawn(settings, settings.sampling if sampled else None),
             price=settings.price,
             revises=settings.self_revision,
+            own=True,
+            size=weights_bytes(model),
             num_cpus=settings.num_cpus,
             num_gpus=settings.num_gpus,
             place=config.resources.evaluate,
@@ -214,6 +216,14 @@ def weights_identity(model: str, dtype: str) -> str:
     """What tells weights apart: their content, wherever they are; of a hub model its whole name."""
     content = file_hash(resolve_model(model))
     return f"{Path(model).name}@{content[:16]}-{dtype}" if content else f"{model}-{dtype}"
+
+
+def weights_bytes(model: str) -> int:
+    """Of a model and its adapter, on disk; 0 for one of a hub, which nobody has looked at."""
+    places = [Path(resolve_model(place)) for place in base_and_adapter(model) if place is not None]
+    if not all(place.is_dir() for place in places):
+        return 0
+    return sum(file.stat().st_size for place in places for file in place.glob("*.safetensors"))
 
 
 def others(config: RunConfig) -> Iterator[Candidate]:

@@ -225,9 +225,9 @@ class EvaluateConfig(Section):
     max_batch_size: int = operational(64, ge=1)
     """Replies decoded together, at most."""
     num_cpus: float = operational(1.0, gt=0)
-    """CPUs each student reserves; students that do not fit the cluster together are evaluated one wave after the other."""
+    """CPUs each worker reserves that students answer in; small students share workers, large ones have them in turn."""
     num_gpus: float = operational(0.0, ge=0, le=1)
-    """Share of one GPU each student reserves; with 0 they run on the CPU."""
+    """Share of one GPU each of these workers reserves; with 0 students run on the CPU."""
     max_failed_share: float = operational(0.05, ge=0.0, le=1.0)
     """The stage fails when a system gave no reply at all to more than this share of the questions."""
     latency_questions: int = operational(8, ge=0)

@@ -20,8 +20,11 @@ class TuningConfig(Section):
     max_steps: tuple[int, ...] = Field(min_length=1)
     seeds: int = Field(2, ge=1)
     """Trainings of each."""
-    recipes: tuple[RecipeChoice, ...] = Field(("level1", "level2"), min_length=1)
-    """Each is tuned for itself; a recipe that is not among them trains as the tuned baseline does."""
+    recipes: tuple[str, ...] = ()
+    """Names of the study's recipes that are each tuned for themselves, as the baseline always is. A control trains as the recipe
+    it is the control of, those named under `like` as they say, and any other as the tuned baseline does."""
+    like: dict[str, str] = Field(default_factory=dict)
+    """Recipe -> the tuned recipe it trains like: one that fills its steps alike, so that the same settings suit it."""
 
 
 class StudyConfig(Section):
@@ -39,6 +42,8 @@ class StudyConfig(Section):
     """None: all train as the configuration says."""
     seeds: int = Field(10, ge=2)
     """Trainings of every recipe."""
+    comparisons: tuple[tuple[str, str], ...] = ()
+    """Further pairs of its recipes to hold against each other, after as many updates."""
     split: Split = "test"
     """The questions that recipes are compared on, once everything has been chosen."""
 
@@ -51,8 +56,13 @@ class StudyConfig(Section):
             raise ValueError(f"base is the untaught student and vote the debate's, so no recipe may be named {taken}")
         if taken := sorted(name for name in names if BESIDE in name):
             raise ValueError(f"names with {BESIDE!r} are given to the baseline at equal tokens, found {taken}")
-        if self.tuning is not None and self.resolved[-1].name not in (resolve_recipe(r).name for r in self.tuning.recipes):
-            raise ValueError(f"tuning.recipes must hold the baseline, {self.resolved[-1].name!r}: others train as it does")
+        tuned = set(self.tuning.recipes) if self.tuning else set[str]()
+        like = self.tuning.like if self.tuning else {}
+        named = {name for pair in self.comparisons for name in pair} | tuned | set(like)
+        if unknown := sorted(named - set(names)):
+            raise ValueError(f"tuning and comparisons name {unknown}, but the study's recipes are {', '.join(names)}")
+        if untuned := sorted(set(like.values()) - tuned - {names[-1]}):
+            raise ValueError(f"tuning.like names {untuned}, which tuning.recipes does not tune")
         if self.split == "train" or (self.split == "dev" and self.tuning is not None):
             raise ValueError(f"split {self.split!r} is where things are learned or chosen; compare on another one, such as test")
         return self

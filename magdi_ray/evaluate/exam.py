@@ -65,6 +65,10 @@ class Candidate:
     price: Price | None = None
     twin: int = 0
     """How many candidates before it have the same identity and sampling."""
+    own: bool = False
+    """Whether the workers that ask it decode it themselves, in their own processes; else a local model is deployed."""
+    size: int = 0
+    """Bytes of its weights on disk, where that is known."""
     replicas: tuple[int, int] = (1, 1)
     num_cpus: float = 1.0
     num_gpus: float = 0.0
@@ -113,6 +117,8 @@ class Examination:
     latency_questions: int = 0
     times: str = ""
     """File in which the times of replies are kept."""
+    done: frozenset[str] = frozenset()
+    """Labels of those all of whose replies are in the store."""
 
     @property
     def timed(self) -> list[Candidate]:

@@ -20,8 +20,8 @@ def percent(share: float | None) -> str:
 
 def asked_as(name: str, method: str, samples: int | None = None) -> str:
     """A system, and how it was asked where that is not with one reply: "level2, majority of 5 replies"."""
-    if method == "single":
-        return name
+    if method in ("single", "revised"):
+        return name if method == "single" else f"{name}, revised"
     return f"{name}, {method}" + (f" of {samples} replies" if samples else "")
 
 

@@ -89,8 +89,13 @@ def _judged(row: Row, p_corrected: float | None) -> Row:
     return Row(row.recipe, row.score, row.tokens, row.updates, row.equal, p_corrected, verdict)
 
 
-def sentences(found: Sequence[Row], recipes: Sequence[RecipeConfig], differences: Iterable[Difference]) -> list[str]:
-    """One sentence a conclusion that the numbers support, and no other."""
+def sentences(
+    found: Sequence[Row],
+    recipes: Sequence[RecipeConfig],
+    differences: Iterable[Difference],
+    comparisons: Sequence[tuple[str, str]] = (),
+) -> list[str]:
+    """One sentence a conclusion that the numbers support, and no other. `comparisons`: further pairs that were asked for."""
     baseline = found[-1].recipe
     said = [_sentence(row, baseline) for row in found[:-1] if row.equal is not None]
     winners = [row.recipe for row in found if row.verdict == "wins"]
@@ -101,7 +106,7 @@ def sentences(found: Sequence[Row], recipes: Sequence[RecipeConfig], differences
         for original in (recipe for recipe in recipes if is_control_of(control, recipe)):
             if (item := pairs.get((original.name, control.name))) is not None:
                 said.append(_of_control(original.name, control, item))
-    return said
+    return said + [_of_pair(pairs[pair]) for pair in comparisons if pair in pairs]
 
 
 def _sentence(row: Row, baseline: str) -> str:
@@ -117,6 +122,11 @@ def _sentence(row: Row, baseline: str) -> str:
             width = 100 * (item.high - item.low) / 2
             seen = f"Less than {width:.1f} points would not have been seen."
             return f"{row.recipe} is not told apart from {baseline}: {by}. {seen}"
+
+
+def _of_pair(item: Difference) -> str:
+    how = "is better than" if item.low > 0 else "is worse than" if item.high < 0 else "is not told apart from"
+    return f"{item.system} {how} {item.reference} after as many updates: {points(item)}, not corrected."
 
 
 def _of_control(original: str, control: RecipeConfig, item: Difference) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from magdi_ray.config import RecipeConfig, RunConfig, load_config, resolve_recipe
+from magdi_ray.config import RecipeConfig, RunConfig, load_config
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.reading import read_mapping
 from magdi_ray.config.study import BESIDE, StudyConfig, TuningConfig
@@ -52,7 +52,7 @@ def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
     world = Run(out / "world")
     run_pipeline(base, world, until="graphs")
     graphs = str(world.path("graphs").resolve())
-    tried = tune(study.tuning, base, graphs, out / "tuning") if study.tuning else []
+    tried = tune(study, study.tuning, base, graphs, out / "tuning") if study.tuning else []
     recipes = compared(study, best(tried))
     config, run, tokens, held = train(study, base, graphs, recipes, out / "students")
     run_pipeline(config, run)
@@ -67,16 +67,18 @@ def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
         "tuning": [asdict(trial) for trial in tried],
         "rows": [asdict(row) for row in table],
         "beside": _beside(found["scores"], tokens),
-        "said": sentences(table, recipes, differences),
+        "said": sentences(table, recipes, differences, study.comparisons),
         "recipes": [recipe.model_dump(mode="json") for recipe in recipes],
     }
     (out / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
 
 
-def tune(tuning: TuningConfig, base: RunConfig, graphs: str, out: Path) -> list[Trial]:
+def tune(study: StudyConfig, tuning: TuningConfig, base: RunConfig, graphs: str, out: Path) -> list[Trial]:
     """Every setting of every recipe that is tuned, measured on the dev questions."""
-    tried = {recipe.name: candidates(recipe, tuning) for recipe in map(resolve_recipe, tuning.recipes)}
+    *others, baseline = study.resolved
+    tuned = [*(recipe for recipe in others if recipe.name in tuning.recipes), baseline]
+    tried = {recipe.name: candidates(recipe, tuning) for recipe in tuned}
     settings = [setting for found in tried.values() for setting, _, _ in found.values()]
     config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev")
     run = Run(out)

@@ -55,10 +55,17 @@ def trained(recipe: RecipeConfig, changes: TrainChanges, *, name: str | None = N
 
 def compared(study: StudyConfig, chosen: Mapping[str, Trial]) -> list[RecipeConfig]:
     """Every recipe of a study as it is trained, the baseline last."""
-    baseline = study.resolved[-1].name
+    recipes = study.resolved
     if not chosen:
-        return study.resolved
-    return [trained(recipe, chosen.get(recipe.name, chosen[baseline]).changes) for recipe in study.resolved]
+        return recipes
+
+    def settings(recipe: RecipeConfig) -> TrainChanges:
+        like = study.tuning.like if study.tuning else {}
+        own = [recipe.name, *(other.name for other in recipes if is_control_of(recipe, other))]
+        names = [*own, *(like[name] for name in own if name in like), recipes[-1].name]
+        return next(chosen[name] for name in names if name in chosen).changes
+
+    return [trained(recipe, settings(recipe)) for recipe in recipes]
 
 
 def rivals(
@@ -94,7 +101,7 @@ def pairs(study: StudyConfig, held: Mapping[str, str]) -> list[tuple[str, str]]:
     for recipe in recipes:
         found += [(recipe.name, name) for name in dict.fromkeys((baseline.name, held.get(recipe.name, baseline.name)))]
         found += [(original.name, recipe.name) for original in recipes if is_control_of(recipe, original)]
-    return found
+    return [*found, *(pair for pair in study.comparisons if pair not in found)]
 
 
 def is_control_of(control: RecipeConfig, recipe: RecipeConfig) -> bool:

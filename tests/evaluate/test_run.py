@@ -21,7 +21,8 @@ from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_ans
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
-from magdi_ray.evaluate.run import answer_question, check_answers, first_of_each_set, revise_answer, waves
+from magdi_ray.evaluate.operator import OwnEngine, answer_question, revise_answer
+from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -44,6 +45,23 @@ def test_gpus_bound_a_wave_too_and_a_copy_takes_its_own_room() -> None:
     room = {"CPU": 64.0, "GPU": 4.0}
     assert [len(wave) for wave in waves(several(6, replace(LOCAL, num_gpus=1.0)), room)] == [4, 2]
     assert [len(wave) for wave in waves(several(6, replace(LOCAL, num_gpus=1.0, replicas=(1, 2))), room)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "together"),
+    [([ROOM // 4] * 6, [4, 2]), ([1] * 200, [200]), ([ROOM * 8, ROOM * 8], [1, 1]), ([0, 1, 1, 0], [1, 2, 1])],
+)
+def test_students_share_a_worker_as_far_as_their_weights_fit_and_unknown_ones_share_none(
+    sizes: list[int], together: list[int]
+) -> None:
+    own = [replace(LOCAL, system=f"s{number}", own=True, size=size) for number, size in enumerate(sizes)]
+    assert [len(wave) for wave in waves([REMOTE, *own], {"CPU": 1.0})] == [1, *together]
+
+
+def test_a_student_that_cannot_be_loaded_is_a_failed_reply_that_says_why() -> None:
+    engine = OwnEngine(replace(LOCAL, own=True, engine=TransformersEngine(type="transformers", model="/nowhere")))
+    asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=LOCAL, engine=engine, sampling=Sampling(), place=0)  # type: ignore[arg-type]
+    assert (asyncio.run(asked).error or "").startswith("ConfigError: ")
 
 
 def test_providers_take_no_room() -> None:

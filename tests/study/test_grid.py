@@ -49,6 +49,15 @@ def test_recipes_train_as_the_tuned_baseline_but_for_what_they_say_themselves() 
     assert list(found)[-1] == "level2"
 
 
+def test_a_control_trains_as_its_recipe_and_others_as_the_one_they_are_like() -> None:
+    fast, slow = Trial("both", 3e-3, 100, 0.7), Trial("level2", 2e-3, 200, 0.6)
+    tuning = TUNING | {"recipes": ["both"], "like": {"slow": "both"}}
+    found = {recipe.name: recipe.train for recipe in compared(study(tuning=tuning), {"both": fast, "level2": slow})}
+    assert found["both"] == found["both-shuffled"] == TrainChanges(learning_rate=3e-3, max_steps=100)
+    assert found["slow"] == TrainChanges(learning_rate=1e-4, max_steps=100)
+    assert found["level2"] == TrainChanges(learning_rate=2e-3, max_steps=200)
+
+
 def test_the_baseline_at_equal_tokens_trains_in_proportion_longer() -> None:
     baseline = study().resolved[-1]
     held, [longer] = rivals(baseline, ["both"], {"level2": 200_000, "both": 300_000}, steps=500)
@@ -84,8 +93,10 @@ def test_a_control_is_one_of_the_recipe_it_equals_otherwise() -> None:
     [
         ({"baseline": RECIPES[0]}, "distinct names"),
         ({"recipes": [{**RECIPES[0], "name": "a-at-b"}]}, "equal tokens"),
-        ({"baseline": "level1"}, "must hold the baseline"),
+        ({"comparisons": [["both", "bth"]]}, "name .'bth'., but"),
+        ({"tuning": {"learning_rates": [1e-3], "max_steps": [9], "recipes": ["level1"]}}, "name .'level1'., but"),
         ({"recipes": [{**RECIPES[0], "name": "vote"}]}, "the debate.s"),
+        ({"tuning": TUNING | {"like": {"slow": "both"}}}, "does not tune"),
         ({"split": "dev"}, "compare on another one"),
         ({"seeds": 1}, "greater than or equal to 2"),
         ({"sedes": 1}, "did you mean 'seeds'"),
