@@ -16,7 +16,7 @@ from magdi_ray.config.engines import ApiEngine, TransformersEngine
 from magdi_ray.config.sections import FileTask, TinyTask
 from magdi_ray.debate.revision import revision_messages
 from magdi_ray.debate.transcript import Debate, Turn
-from magdi_ray.errors import EngineError
+from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_answers
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
@@ -58,10 +58,10 @@ def test_students_share_a_worker_as_far_as_their_weights_fit_and_unknown_ones_sh
     assert [len(wave) for wave in waves([REMOTE, *own], {"CPU": 1.0})] == [1, *together]
 
 
-def test_a_student_that_cannot_be_loaded_is_a_failed_reply_that_says_why() -> None:
+def test_a_student_that_cannot_be_loaded_says_so_when_it_is_asked_and_not_before() -> None:
     engine = OwnEngine(replace(LOCAL, own=True, engine=TransformersEngine(type="transformers", model="/nowhere")))
-    asked = answer_question(Gsm8k(), QUESTIONS[0], candidate=LOCAL, engine=engine, sampling=Sampling(), place=0)  # type: ignore[arg-type]
-    assert (asyncio.run(asked).error or "").startswith("ConfigError: ")
+    with pytest.raises(ConfigError, match="/nowhere"):
+        asyncio.run(engine.generate([Message("user", "?")], Sampling()))
 
 
 def test_providers_take_no_room() -> None:
