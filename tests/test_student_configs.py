@@ -47,7 +47,7 @@ def planned(data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def test_each_student_follows_the_papers_training(name: str) -> None:
     config = load_config(ROOT / "configs" / f"{name}.yaml")
     distil = config.distil
-    assert distil.recipe == "level4"
+    assert distil.recipe == "paper"
     assert (distil.train.epochs, distil.train.learning_rate, distil.train.warmup_steps) == (10, 5e-6, 100)
     assert distil.student.tuning.model_dump() == {
         "type": "lora",
@@ -73,8 +73,8 @@ def test_the_machine_readable_plan_holds_the_debates_and_the_distillation(planne
     assert {"calls", "tokens_in", "tokens_out", "usd", "paid_usd", "hours", "distil"} <= set(figures)
     distil = figures["distil"]
     assert distil["parameters"] == 7_241_732_096
-    assert set(distil["recipes"]) == {"level4"}
-    assert distil["recipes"]["level4"]["hours"]["4"] == pytest.approx(2 * distil["recipes"]["level4"]["hours"]["8"])
+    assert set(distil["recipes"]) == {"paper"}
+    assert distil["recipes"]["paper"]["hours"]["4"] == pytest.approx(2 * distil["recipes"]["paper"]["hours"]["8"])
 
 
 def test_a_run_without_a_debate_is_planned_from_its_graphs(planned) -> None:
@@ -142,7 +142,7 @@ def test_weights_in_4_bits_take_less_than_a_third() -> None:
 
 def test_the_time_of_a_training_is_said_for_people_and_in_hours() -> None:
     found = look()
-    hours = as_json(found)["recipes"]["level4"]["hours"]
+    hours = as_json(found)["recipes"]["paper"]["hours"]
     assert f"{duration(hours['8'] * 3600)} ({hours['8']:.2g} hours) on 8 GPUs" in " ".join(found.remarks)
     cells = list(recipe_table(found).columns[-1].cells)
     assert cells == [f"{duration(hours['8'] * 3600)} to {duration(hours['4'] * 3600)}"]
@@ -157,14 +157,14 @@ def test_answers_on_the_way_are_said_not_to_be_counted() -> None:
 def test_a_plan_that_learns_from_nothing_is_refused() -> None:
     config = load_config(ROOT / "configs" / "mistral-7b.yaml")
     nothing = expected_workload(Expected(1000, 5.0, 12, prompt=100, reply=100, correct_share=0.0), recipes(config.distil)[-1])
-    with pytest.raises(ConfigError, match=r"Nothing to train on: level4 .* None is correct\."):
+    with pytest.raises(ConfigError, match=r"Nothing to train on: paper .* None is correct\."):
         look_ahead(config.distil, [(recipes(config.distil)[-1], nothing)], origin=["None is correct."])
 
 
 def test_replies_longer_than_the_student_may_read_are_said(planned) -> None:
     assert "longer than distil.student.max_length (150)" in planned("mistral-7b", "--set", "distil.student.max_length=150")
     said = planned("gsm8k-recorded", "--set", "distil.student.max_length=200")
-    assert re.search(r"level4 leaves \d+ replies out: longer than distil\.student\.max_length \(200\)", said)
+    assert re.search(r"paper leaves \d+ replies out: longer than distil\.student\.max_length \(200\)", said)
 
 
 def test_the_micro_batch_that_is_advised_fits() -> None:

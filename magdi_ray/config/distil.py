@@ -216,7 +216,7 @@ class DistilConfig(Section):
     """Training of the student, and of further recipes beside it for comparison."""
 
     student: StudentConfig
-    recipe: RecipeChoice = "level4"
+    recipe: RecipeChoice = "level2"
     ablations: tuple[RecipeChoice, ...] = ()
     """Recipes trained beside the product, each from the same base student; they are evaluated, never served by default."""
     seeds: int = Field(1, ge=1)

@@ -165,6 +165,10 @@ class NodeSelection(Section):
     rounds: Literal["all"] | tuple[int, ...] = "all"
     roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
     """What a critic or a judge writes is about others' replies, which the student never sees."""
+    together: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    """So many replies of a graph, at most, are one unit of a step; a larger graph is dealt out over several units, correct and
+    incorrect replies in turn, and edges between units are lost. A step then holds as many different questions as one of `level2`.
+    None: a graph is one unit. Only where an objective looks at several replies at once; else every reply is a unit."""
     revisions: Literal["none", "corrections", "all"] = "none"
     """Also learn to revise: shown the question and its own earlier reply, the student gives the agent's later, correct one.
     corrections: only where the earlier one was incorrect. all: also where it was correct and stayed so."""
@@ -258,15 +262,17 @@ RECIPES: dict[str, RecipeConfig] = {
     "level2": RecipeConfig(name="level2", objectives=(_NEXT,)),
     "level3": RecipeConfig(name="level3", objectives=(_NEXT, _CONTRAST)),
     "level4": RecipeConfig(name="level4", objectives=(_NEXT, _INTERACTION, _CONTRAST)),
+    "paper": RecipeConfig(name="paper", objectives=(_NEXT, _INTERACTION, _CONTRAST)),
     "sft_gold": RecipeConfig(name="sft_gold", nodes=NodeSelection(texts="gold_solutions"), objectives=(_NEXT,)),
     "dpo": RecipeConfig(name="dpo", objectives=(_PREFERENCE,)),
     "simpo": RecipeConfig(name="simpo", objectives=(_SIMPO,)),
     "orpo": RecipeConfig(name="orpo", objectives=(_NEXT, _ORPO)),
 }
-"""The paper's ablation (method.md section 3): one teacher, several teachers, + contrast, + interaction (MAGDi itself). Beside it
-baselines: fine-tuning on the published solutions, and three ways of preference optimisation on the pairs of level 3."""
+"""The paper's ablation (method.md section 3): one teacher, several teachers, + contrast, + interaction (MAGDi itself, also as
+`paper`). Beside it baselines: fine-tuning on the published solutions, and three ways of preference optimisation on the pairs of
+level 3."""
 
-RecipeChoice = Literal["level1", "level2", "level3", "level4", "sft_gold", "dpo", "simpo", "orpo"] | RecipeConfig
+RecipeChoice = Literal["level1", "level2", "level3", "level4", "paper", "sft_gold", "dpo", "simpo", "orpo"] | RecipeConfig
 
 
 def resolve_recipe(choice: RecipeChoice) -> RecipeConfig:

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -140,11 +140,31 @@ def shuffled(graph: GraphTokens, control: str) -> GraphTokens:
 
 def _single(graph: GraphTokens) -> list[GraphTokens]:
     """Each node as a graph of its own."""
-    compared = graph.compared or (None,) * len(graph.nodes)
-    return [
-        replace(graph, nodes=(node,), edges=(), types=(), compared=() if label is None else (label,))
-        for node, label in zip(graph.nodes, compared, strict=True)
-    ]
+    return [_part(graph, (place,)) for place in range(len(graph.nodes))]
+
+
+def dealt(graph: GraphTokens, together: int | None) -> list[GraphTokens]:
+    """A graph in parts of at most `together` nodes, as few and as equal as can be; correct and incorrect nodes in turn."""
+    if together is None or len(graph.nodes) <= together:
+        return [graph]
+    hands: list[list[int]] = [[] for _ in range(-(-len(graph.nodes) // together))]
+    order = sorted(range(len(graph.nodes)), key=lambda place: not graph.nodes[place].correct)
+    for number, place in enumerate(order):
+        hands[number % len(hands)].append(place)
+    return [_part(graph, sorted(hand)) for hand in hands]
+
+
+def _part(graph: GraphTokens, places: Sequence[int]) -> GraphTokens:
+    """Some nodes of a graph, and the edges between them."""
+    new = {place: number for number, place in enumerate(places)}
+    kept = [i for i, (source, target) in enumerate(graph.edges) if source in new and target in new]
+    return replace(
+        graph,
+        nodes=tuple(graph.nodes[place] for place in places),
+        edges=tuple((new[graph.edges[i][0]], new[graph.edges[i][1]]) for i in kept),
+        types=tuple(graph.types[i] for i in kept) if graph.types else (),
+        compared=tuple(graph.compared[place] for place in places) if graph.compared else (),
+    )
 
 
 def first_correct(mags: Iterable[Mag]) -> Counter[str]:
@@ -240,8 +260,10 @@ class _Reader:
             return []
         seen = shuffled(graph, self.recipe.control)
         if needs_structure(self.recipe):
-            self._note(graph)
-            return [seen]
+            parts = dealt(seen, self.recipe.nodes.together)
+            for part in parts:
+                self._note(part)
+            return parts
         return [*_single(seen), *self._revisions(mag)]
 
     def _revisions(self, mag: Mag) -> list[GraphTokens]:

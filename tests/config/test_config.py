@@ -87,7 +87,7 @@ def test_every_shipped_configuration_is_valid_and_survives_a_round_trip(
         ("distil.scaling.num_workers=[1, 2, 3]", r"distil\.scaling\.num_workers: Tuple should have at most 2 items"),
         ("distil.student.model={hidden_size: x}", r"distil\.student\.model\.hidden_size: Input should be a valid integer"),
         ("debate.protocol.prompts=3", r"debate\.protocol\.prompts: must be a text or a mapping of texts \(found 3\)"),
-        ("distil.ablations=[level4]", "recipe and ablations need distinct names"),
+        ("distil.ablations=[level2]", "recipe and ablations need distinct names"),
         (
             "graph.source={format: society, path: x}",
             "graphs come either from a `debate` section or from `graph.source`; found both",

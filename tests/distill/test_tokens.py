@@ -8,8 +8,8 @@ import pytest
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
-from magdi_ray.config.recipes import LabelConfig, NodeSelection, resolve_recipe
-from magdi_ray.distill.tokens import best_agent, select_nodes, tokenise
+from magdi_ray.config.recipes import LabelConfig, NodeSelection, RecipeConfig, resolve_recipe
+from magdi_ray.distill.tokens import GraphTokens, NodeTokens, best_agent, dealt, select_nodes, tokenise
 from magdi_ray.graph.text import drop_agreement, student_reply
 from magdi_ray.tasks.gsm8k import Gsm8k
 
@@ -135,3 +135,48 @@ def test_the_best_agent_is_the_best_under_the_labels_of_the_recipe(bench: Workbe
     recipe = resolve_recipe("level1").model_copy(update={"labels": LabelConfig(source="vote")})
     done = tokenise(mags, Gsm8k(), tokenizer=bench.tokenizer, recipe=recipe, max_length=256)
     assert [graph.nodes[0].key for graph in done.graphs] == ["q1/1", "q2/1"]
+
+
+def numbered(*correct: bool, edges: tuple[tuple[int, int], ...] = ()) -> GraphTokens:
+    nodes = tuple(NodeTokens((place,), right, f"q/{place}") for place, right in enumerate(correct))
+    return GraphTokens("q", (9,), nodes, edges, tuple(range(len(edges))), 0.5, tuple(not right for right in correct))
+
+
+@pytest.mark.parametrize(
+    ("correct", "together", "hands"),
+    [
+        ((True, True, False, False), 2, [(0, 2), (1, 3)]),
+        ((True, False, True, False, True), 2, [(0, 1), (2, 3), (4,)]),
+        ((False, False, False), 2, [(0, 2), (1,)]),
+        ((True, False, True), 3, [(0, 1, 2)]),
+        ((True, False, True), None, [(0, 1, 2)]),
+    ],
+)
+def test_a_graph_is_dealt_out_over_units_that_hold_both_kinds_of_replies(
+    correct: tuple[bool, ...], together: int | None, hands: list[tuple[int, ...]]
+) -> None:
+    parts = dealt(numbered(*correct), together)
+    assert [tuple(node.reply_ids[0] for node in part.nodes) for part in parts] == hands
+    assert all(part.compared == tuple(not node.correct for node in part.nodes) for part in parts)
+    assert {part.weight for part in parts} == {0.5}
+
+
+def test_edges_within_a_unit_stay_with_their_types_and_others_are_lost() -> None:
+    whole = numbered(True, True, False, False, edges=((0, 1), (0, 2), (1, 3), (2, 3)))
+    assert [(part.edges, part.types) for part in dealt(whole, 2)] == [(((0, 1),), (1,)), (((0, 1),), (2,))]
+
+
+def test_a_recipe_that_deals_graphs_out_learns_every_reply_once(bench: Workbench) -> None:
+    whole, cut = (
+        RecipeConfig(name="x", nodes=NodeSelection(together=together), objectives=resolve_recipe("level4").objectives)
+        for together in (None, 2)
+    )
+    found = [tokenise(MAGS, Gsm8k(), tokenizer=bench.tokenizer, recipe=recipe, max_length=256).graphs for recipe in (whole, cut)]
+    keys = [sorted(node.key for graph in graphs for node in graph.nodes) for graphs in found]
+    assert keys[0] == keys[1]
+    assert max(len(graph.nodes) for graph in found[1]) == 2
+
+
+def test_a_setting_that_is_not_used_leaves_no_trace_in_a_recipe() -> None:
+    assert "together" not in NodeSelection().model_dump()
+    assert NodeSelection(together=2).model_dump()["together"] == 2

@@ -32,6 +32,7 @@ LEVELS = {
     "level2": "level 2 of the paper's ablation: the correct replies of several teachers",
     "level3": "level 3 of the paper's ablation: the correct replies of several teachers, and the contrast to the incorrect ones",
     "level4": "level 4 of the paper's ablation, which is MAGDi itself: correct replies, contrast, and the interaction graph",
+    "paper": "the paper's recipe, MAGDi itself: correct replies, contrast, and the interaction graph (level 4 of its ablation)",
     "sft_gold": "a baseline: fine-tuning on the solutions published with the questions, without any debate",
     "dpo": "a baseline: preference optimisation (DPO) on the debates' replies",
     "simpo": "a baseline: preference optimisation (SimPO) on the debates' replies",

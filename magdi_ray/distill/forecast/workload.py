@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -81,7 +82,8 @@ def expected_workload(found: Expected, recipe: RecipeConfig, *, packed: bool = T
     correct_share = 1.0 if recipe.nodes.texts == "gold_solutions" else found.correct_share
     nodes = found.questions * found.nodes * (share if all_kinds else correct_share)
     correct = nodes * (1.0 if not all_kinds or recipe.nodes.correct == "correct" else found.correct_share)
-    graphs = found.questions if together else nodes
+    most = min(recipe.nodes.together or found.most_nodes, found.most_nodes)
+    graphs = found.questions * math.ceil(max(1.0, found.nodes * share / most)) if together else nodes
     prompts = (graphs if packed else nodes) * found.prompt
     learned = recipe.next_token
     taught, headed = _taught(recipe, nodes if learned and learned.after_divergence else correct, nodes)
@@ -97,7 +99,7 @@ def expected_workload(found: Expected, recipe: RecipeConfig, *, packed: bool = T
         attended=round(prompts / found.prompt * once + nodes * _reaches(found.prompt, found.reply)),
         reread=round(nodes * (found.prompt + found.reply)) if packed else 0,
         pairwise=round(2 * max(correct, nodes - correct) * (found.prompt + found.reply)) if together else None,
-        largest=found.prompt + found.reply * (found.most_nodes if together else 1),
+        largest=found.prompt + found.reply * (most if together else 1),
     )
 
 
