@@ -26,13 +26,18 @@ def operational(default: Any = PydanticUndefined, **rules: Any) -> Any:
 
 
 def shaping(value: Any) -> Any:
-    """Plain data of everything in a section that shapes its result: operational fields left out, recursively."""
+    """Plain data of everything in a section that shapes its result: operational fields left out, recursively.
+
+    So are fields that exclude themselves (`exclude_if`): one that came later, and is not used, leaves finished work finished.
+    """
     if isinstance(value, BaseModel):
         kept = {}
         for name, field in type(value).model_fields.items():
             extra = field.json_schema_extra
-            if not (isinstance(extra, dict) and extra.get("operational")):
-                kept[name] = shaping(getattr(value, name))
+            found = getattr(value, name)
+            unused = field.exclude_if is not None and field.exclude_if(found)
+            if not unused and not (isinstance(extra, dict) and extra.get("operational")):
+                kept[name] = shaping(found)
         return kept
     if isinstance(value, (list, tuple)):
         return [shaping(item) for item in value]

@@ -8,6 +8,7 @@ import pytest
 
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
+from magdi_ray.config.base import content_hash, shaping
 from magdi_ray.config.recipes import LabelConfig, NodeSelection, RecipeConfig, resolve_recipe
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, best_agent, dealt, select_nodes, tokenise
 from magdi_ray.graph.text import drop_agreement, student_reply
@@ -180,3 +181,5 @@ def test_a_recipe_that_deals_graphs_out_learns_every_reply_once(bench: Workbench
 def test_a_setting_that_is_not_used_leaves_no_trace_in_a_recipe() -> None:
     assert "together" not in NodeSelection().model_dump()
     assert NodeSelection(together=2).model_dump()["together"] == 2
+    assert content_hash(NodeSelection()) != content_hash(NodeSelection(together=2))
+    assert "together" not in shaping(NodeSelection())
