@@ -15,17 +15,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+
 from magdi_ray.config import RecipeConfig, RunConfig, load_config
 from magdi_ray.config.load import parse_section
 from magdi_ray.config.reading import read_mapping
 from magdi_ray.config.study import BESIDE, StudyConfig, TuningConfig
 from magdi_ray.evaluate.metrics import Difference, Score
+from magdi_ray.evaluate.report.labelling import Labelling
+from magdi_ray.graph.store import iter_mags
 from magdi_ray.pipeline import load_results, run_pipeline
 from magdi_ray.progress import console
 from magdi_ray.runs import Run
 from magdi_ray.stages import student_stage
 from magdi_ray.study.conclude import rows, sentences
 from magdi_ray.study.grid import Trial, best, candidates, compared, derived, pairs, rivals
+from magdi_ray.tasks.load import load_task
 
 RESULT = "study.json"
 
@@ -61,14 +66,18 @@ def conduct(study: StudyConfig, folder: Path, out: Path) -> dict[str, Any]:
     table = rows(recipes, [Score(**row) for row in found["scores"]], differences, tokens, held)
     result = {
         "name": study.name,
+        "world": {"run": study.run, "set": list(study.set)},
         "seeds": study.seeds,
         "split": study.split,
         "questions": table[-1].score.questions,
         "tuning": [asdict(trial) for trial in tried],
         "rows": [asdict(row) for row in table],
         "beside": _beside(found["scores"], tokens),
+        "others": _others(found),
+        "labelling": _labelling(run, base),
         "said": sentences(table, recipes, differences, study.comparisons),
         "recipes": [recipe.model_dump(mode="json") for recipe in recipes],
+        "settings": {recipe.name: _told(recipe) for recipe in recipes},
     }
     (out / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
     return result
@@ -134,3 +143,26 @@ def _beside(scores: Sequence[Mapping[str, Any]], tokens: Mapping[str, float]) ->
         for row in scores
         if BESIDE in row["system"] and row["method"] == "single"
     ]
+
+
+def _others(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The untaught student, the teachers and their vote, on the same questions."""
+    titles = {row["name"]: row["title"] for row in found["systems"] if row["kind"] != "student"}
+    rows = [row for row in found["scores"] if row["system"] in titles and row["method"] == "single"]
+    return [{"what": titles[row["system"]], "score": row} for row in rows]
+
+
+def _labelling(run: Run, base: RunConfig) -> list[dict[str, Any]]:
+    """What the debates' own vote is worth as labels of the training questions; nothing where nobody knows the right answers."""
+    labelling = Labelling(load_task(base.task))
+    for mag in iter_mags(run.path("graphs")):
+        if mag.question.split == "train":
+            labelling.add(mag)
+    return [asdict(row) for row in labelling.rows()]
+
+
+def _told(recipe: RecipeConfig) -> str:
+    """What a recipe says itself, as it would be written; nothing of what it leaves as it is."""
+    said = recipe.model_dump(mode="json", exclude_defaults=True)
+    del said["name"]
+    return yaml.safe_dump(said, default_flow_style=True, sort_keys=False, width=10**6).strip()[1:-1]

@@ -10,6 +10,15 @@ from typing import Any
 WIDTH, HEIGHT, LEFT, BOTTOM = 720, 420, 64, 48
 COLOURS = ("#2a6fbb", "#c25b1e", "#8a8f98")
 """Recipes, the baseline after other numbers of steps, controls."""
+LABELS = (
+    "agreement at least %",
+    "debates",
+    "kept %",
+    "vote right %",
+    "replies taught",
+    "of them right %",
+    "of right ones taught %",
+)
 
 
 def write_page(result: Mapping[str, Any], path: Path) -> Path:
@@ -43,13 +52,32 @@ def text_of(result: Mapping[str, Any], picture: str) -> str:
             (_row(row) for row in sorted(others, key=lambda row: -row["score"]["accuracy"])),
         ),
         _table(("baseline", "accuracy %", "sd", "tokens"), (_short(row) for row in (baseline, *result["beside"]))),
+        _table(("beside them", "accuracy %"), ((row["what"], _accuracy(row["score"])) for row in result["others"])),
+        "## Recipes",
+        "What each says; all else is as the run's configuration has it, "
+        + f"`{result['world']['run']}`"
+        + (f" with {', '.join(f'`{change}`' for change in result['world']['set'])}." if result["world"]["set"] else "."),
+        _table(("recipe", "settings"), ((name, f"`{said}`") for name, said in result["settings"].items())),
     ]
+    if result["labelling"]:
+        lines += [
+            "## Labels without gold answers",
+            "Training questions, labelled by the debates' own vote and held against the gold answers: all debates, and those "
+            "whose agents agree at least so much.",
+            _table(LABELS, (_labels(row) for row in result["labelling"])),
+        ]
     if result["tuning"]:
         tried = sorted(result["tuning"], key=lambda trial: (trial["recipe"], -trial["accuracy"]))
         lines += ["## Tuning", "On the dev questions, before anything was compared; the best of each recipe was taken."]
         cells = ((t["recipe"], f"{t['learning_rate']:g}", str(t["max_steps"]), f"{100 * t['accuracy']:.1f}") for t in tried)
         lines.append(_table(("recipe", "learning rate", "steps", "dev accuracy %"), cells))
     return "\n\n".join(_joined(lines)) + "\n"
+
+
+def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
+    shares = [row[name] for name in ("kept", "vote_accuracy", "taught_right", "right_taught")]
+    kept, vote, right, found = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
+    return f"{100 * row['least']:.0f}", str(row["debates"]), kept, vote, str(row["taught"]), right, found
 
 
 def _joined(lines: Sequence[str]) -> Iterable[str]:
@@ -73,9 +101,12 @@ def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _short(row: Mapping[str, Any]) -> tuple[str, ...]:
-    score, sd = row["score"], row["score"]["sd"]
-    accuracy = f"{100 * score['accuracy']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
-    return row["recipe"], accuracy, "" if sd is None else f"{100 * sd:.1f}", f"{row['tokens'] / 1e3:.0f}k"
+    sd = row["score"]["sd"]
+    return row["recipe"], _accuracy(row["score"]), "" if sd is None else f"{100 * sd:.1f}", f"{row['tokens'] / 1e3:.0f}k"
+
+
+def _accuracy(score: Mapping[str, Any]) -> str:
+    return f"{100 * score['accuracy']:.1f} ({100 * score['low']:.1f} to {100 * score['high']:.1f})"
 
 
 def _difference(item: Mapping[str, Any] | None) -> str:

@@ -60,7 +60,7 @@ def test_a_recipe_wins_only_at_equal_tokens_and_after_the_correction() -> None:
 def test_the_sentences_say_who_wins_and_how_the_control_does() -> None:
     said = sentences(table(FOUND), RECIPES, FOUND)
     assert said[0] == "good beats level2: +3.0 points (+2.0 to +4.0) at equal tokens, corrected p 0.0002."
-    assert said[-1] == "The control behaves: with its labels shuffled good loses +2.0 points (+1.0 to +3.0)."
+    assert said[-1] == "The control behaves: with its labels shuffled good is worse, by -2.0 points (-3.0 to -1.0)."
     assert not any("Nothing" in sentence for sentence in said)
 
 
@@ -78,6 +78,10 @@ def test_the_page_lists_every_recipe_and_every_setting_that_was_tried() -> None:
     found = table(FOUND)
     result = {"name": "x", "seeds": 10, "split": "test", "questions": 2000, "tuning": trials, "said": ["a.", "b."]}
     result |= {"rows": [asdict(row) for row in found], "recipes": [recipe.model_dump(mode="json") for recipe in RECIPES]}
+    labels = {"split": "train", "least": 0.7, "debates": 9, "kept": 0.5, "vote_accuracy": 0.9, "taught": 20}
+    labels |= {"taught_right": 0.95, "right_taught": None}
+    result |= {"world": {"run": "../tiny.yaml", "set": ["task.test=9"]}, "settings": {"good": "objectives: [{name: contrast}]"}}
+    result |= {"others": [{"what": "the debate's vote", "score": asdict(SCORE)}], "labelling": [labels]}
     at_good = {"recipe": "level2-at-good", "score": asdict(replace(SCORE, system="level2-at-good")), "tokens": 2e5}
     page = text_of(result | {"beside": [at_good]}, "study.svg")
     for words in (
@@ -87,6 +91,10 @@ def test_the_page_lists_every_recipe_and_every_setting_that_was_tried() -> None:
         "| level2-at-good |",
         "- a.\n- b.",
         "| level2 | 0.001 | 100 | 50.0 |",
+        "| good | `objectives: [{name: contrast}]` |",
+        "`../tiny.yaml` with `task.test=9`.",
+        "| the debate's vote | 60.0 (58.0 to 62.0) |",
+        "| 70 | 9 | 50.0 | 90.0 | 20 | 95.0 | - |",
     ):
         assert words in page, page
     picture = draw(result | {"beside": [at_good]})
