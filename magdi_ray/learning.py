@@ -10,7 +10,7 @@ from functools import partial
 
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.distil import LoraTuning, QloraTuning, ScalingConfig, ScratchModel
-from magdi_ray.config.recipes import RecipeConfig
+from magdi_ray.config.recipes import Contrast, Interaction, RecipeConfig, Verify
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.distill.watch.trackers import check_trackers
 from magdi_ray.errors import ConfigError
@@ -27,6 +27,7 @@ def recipe_checks(config: RunConfig) -> Iterator[Callable[[], object]]:
 def learning_checks(config: RunConfig, *, keys: bool) -> Iterator[Callable[[], object]]:
     """What the student, its measurements, its checkpoints and its trackers need."""
     yield lambda: _check_tuning(config)
+    yield lambda: _check_readings(config)
     yield lambda: _check_dev(config)
     yield lambda: _check_storage(config)
     yield lambda: _check_elastic(config.distil.scaling, config)
@@ -113,6 +114,21 @@ def _check_tuning(config: RunConfig) -> None:
         except ConfigError:
             return  # nothing is known of it here; the worker that loads it will say
         adapted(shape, student.tuning.target_modules)
+
+
+def _check_readings(config: RunConfig) -> None:
+    objectives = [objective for recipe in recipes(config.distil) for objective in recipe.objectives]
+    readings = [objective.reading for objective in objectives if isinstance(objective, Contrast | Interaction | Verify)]
+    if not any(reading.layer for reading in readings):
+        return
+    from magdi_ray.distill.forecast.shapes import find_shape
+    from magdi_ray.distill.student import check_layers
+
+    try:
+        layers = find_shape(config.distil.student.model).layers
+    except ConfigError:
+        return  # as above
+    check_layers(layers, readings)
 
 
 def _check_dev(config: RunConfig) -> None:

@@ -25,6 +25,7 @@ REFUSED = {
     "distil.dev={graphs: 5000}": "holds out 5000 graphs, but there are only 1400",
     "distil.dev={graphs: 0}": "no.* dev questions|there is none",
     "distil.student.tuning={type: lora, target_modules: [q_prj]}": "q_prj.*q_proj",
+    "distil.recipe={name: x, objectives: [{name: verify, reading: {layer: 3}}]}": "layer 3, but the student has 2.*1 to 2",
     "distil.track={mlflow: {experiment: mine}}": "mlflow",
 }
 

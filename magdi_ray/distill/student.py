@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +117,12 @@ def add_lora(model: PreTrainedModel, tuning: LoraTuning | QloraTuning) -> Any:
         ) from None
 
 
-def check_layers(student: PreTrainedModel, readings: Sequence[Reading]) -> None:
-    """Refuse a head that is to read a layer the student does not have.
+def check_layers(layers: int, readings: Iterable[Reading]) -> None:
+    """Refuse a head that is to read a layer which a student of so many does not have.
 
     Raises:
         ConfigError: names the layers there are.
     """
-    layers = student.config.get_text_config().num_hidden_layers
     if beyond := sorted({reading.layer for reading in readings if reading.layer and reading.layer > layers}):
         raise ConfigError(
             f"An objective's reading.layer asks for layer {beyond[0]}, but the student has {layers}. Name one of 1 to {layers}."
@@ -151,7 +150,7 @@ class DistillModel(nn.Module):
         interaction = chosen.get("interaction")
         self.recipe = recipe
         heads = make_heads(width, recipe)
-        check_layers(student, heads.readings)
+        check_layers(student.config.get_text_config().num_hidden_layers, heads.readings)
         self.scorer, self.graph, self.verifier = heads
         self._layers = {reading.layer for reading in heads.readings} - {None}
         self.frozen = isinstance(interaction, Interaction) and interaction.embeddings == "frozen"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from magdi_ray.graph.store import write_mags
+from magdi_ray.pipeline import load_results
 from magdi_ray.runs import Run
 from magdi_ray.study.conduct import conduct, load_study
 from magdi_ray.study.page import write_page
@@ -39,7 +40,13 @@ def configured(folder: Path) -> Path:
             "train": {"max_steps": 2, "tokens_per_step": 100, "learning_rate": 1e-3, "warmup_steps": 1},
             "parallel": 2,
         },
-        "evaluate": {"sampling": {"max_tokens": 4}, "latency_questions": 0, "num_cpus": 0.5},
+        "evaluate": {
+            "sampling": {"max_tokens": 4},
+            "self_consistency": {"samples": 2, "systems": "students", "verifier": True},
+            "self_revision": True,
+            "latency_questions": 1,
+            "num_cpus": 0.5,
+        },
     }
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     both: dict[str, Any] = {"name": "both", "objectives": [{"name": "next_token"}, {"name": "contrast", "hidden": 8}]}
@@ -68,6 +75,11 @@ def test_a_study_runs_to_its_page_and_again_does_nothing(ray_cluster: None, tmp_
     assert beside["tokens"] == pytest.approx(both["tokens"], rel=0.2)
     assert result["said"][0].startswith("both ")
     assert both["equal"]["reference"] in write_page(result, tmp_path / "study.md").read_text()
+    measured = load_results(Run(tmp_path / "out" / "students"))["scores"]
+    asked = {name: {row["method"] for row in measured if row["system"] == name} for name in ("both", "level2")}
+    assert asked["level2"] == {"single", "revised", "majority", "confidence"}  # it has no head to rate with
+    assert asked["both"] == asked["level2"] | {"verifier", "best"}
+    assert all(row["seconds"] > 0 for row in measured if row["system"] == "both" and row["method"] == "single")
     manifests = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("manifest.json")}
     assert len(manifests) > 10
     assert conduct(load_study(path), tmp_path, tmp_path / "out") == result
