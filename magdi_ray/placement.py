@@ -126,8 +126,7 @@ def wants(config: RunConfig, stages: Iterable[str]) -> list[list[Want]]:
     if names - {"questions", "debates", "graphs", "base", "evaluation"}:
         together.append([_training(config)])
     if "evaluation" in names:
-        asks = Want("what asks it", 1, {"CPU": 0.5}, noun="worker", remedy="what else the stage reserves")
-        together += [[want, asks, _files()] for want in _evaluated(config)]
+        together += [[*wanted, _files()] for wanted in _evaluated(config)]
     return together
 
 
@@ -165,14 +164,15 @@ def _training(config: RunConfig) -> Want:
     return Want("distil", low, resources, place.labels, place.strategy, noun="workers", remedy=remedy)
 
 
-def _evaluated(config: RunConfig) -> Iterator[Want]:
+def _evaluated(config: RunConfig) -> Iterator[list[Want]]:
     """Systems that do not fit together are asked one after the other, so each is for itself."""
     place, settings = config.resources.evaluate, config.evaluate
     resources = bundle(place, num_cpus=settings.num_cpus, num_gpus=settings.num_gpus)
-    yield Want("evaluate", 1, resources, place.labels, noun="student", remedy="evaluate.num_cpus or evaluate.num_gpus")
+    yield [Want("evaluate", 1, resources, place.labels, noun="worker", remedy="evaluate.num_cpus or evaluate.num_gpus")]
+    asks = Want("what asks it", 1, {"CPU": 0.5}, noun="worker", remedy="what else the stage reserves")
     for agent in settings.agents:
         if not isinstance(agent.engine, ApiEngine):
-            yield _replicas(f"evaluate.agents' {agent.name}", agent, place)
+            yield [_replicas(f"evaluate.agents' {agent.name}", agent, place), asks]
 
 
 def shortages(fleet: Fleet, together: Iterable[Sequence[Want]]) -> list[str]:
