@@ -283,8 +283,9 @@ def self_consistent(papers: Sequence[Paper], answers: Iterable[Answer]) -> Itera
     for answer in answers:
         if answer.method == "sample":
             drawn.setdefault((answer.task, answer.system, answer.question_id, answer.seed), []).append(answer)
-    for (task, _, question, _), replies in drawn.items():
-        yield from votes_over(tasks[task], replies, golds[task, question])
+    rating = {(one.system, one.seed) for replies in drawn.values() for one in replies if one.merit is not None}
+    for (task, system, question, seed), replies in drawn.items():
+        yield from votes_over(tasks[task], replies, golds[task, question], rated=(system, seed) in rating)
 
 
 def measure(config: RunConfig, papers: Sequence[Paper], answers: Sequence[Answer], seconds: Mapping[Key, float]) -> Facts:

@@ -45,7 +45,7 @@ USES: tuple[Use, ...] = get_args(Use)
 
 INDEX_FILE = "index.parquet"
 MARKER = "tokens.json"
-FORMAT = 3
+FORMAT = 4
 """Raised whenever files of before would be misread, or other units would be made of the same graphs."""
 INDEX_ROWS = 4096
 """Rows of the index turned into Python values at a time."""

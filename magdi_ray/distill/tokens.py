@@ -119,13 +119,13 @@ def node_position(key: str) -> int:
     return REVISION - int(position) if kind else SOLUTION if position == "solution" else int(position)
 
 
-def shuffled(graph: GraphTokens, control: str) -> GraphTokens:
-    """A graph as a negative control sees it; the same one every time.
+def shuffled(graph: GraphTokens, control: str, number: int = 0) -> GraphTokens:
+    """A graph, or its part of some number, as a negative control sees it; the same one every time.
 
     shuffled_labels: its labels, dealt out among its nodes anew. shuffled_edges: as many edges, each from any earlier node to any
     later one, their types dealt out anew.
     """
-    drawn = random.Random(f"{control} {graph.question_id}")
+    drawn = random.Random(f"{control} {graph.question_id}" + (f" {number}" if number else ""))
     if control == "shuffled_labels":
         labels = [node.correct for node in graph.nodes]
         drawn.shuffle(labels)
@@ -258,13 +258,14 @@ class _Reader:
         if not graph.nodes:
             self.skipped_graphs["no usable node"] += 1
             return []
-        seen = shuffled(graph, self.recipe.control)
-        if needs_structure(self.recipe):
-            parts = dealt(seen, self.recipe.nodes.together)
-            for part in parts:
-                self._note(part)
-            return parts
-        return [*_single(seen), *self._revisions(mag)]
+        control = self.recipe.control
+        if not needs_structure(self.recipe):
+            return [*_single(shuffled(graph, control)), *self._revisions(mag)]
+        parts = dealt(graph, self.recipe.nodes.together)
+        for part in parts:
+            self._note(part)
+        # Each part by itself: it has to keep as many pairs and edges as the recipe's own.
+        return [shuffled(part, control, number) for number, part in enumerate(parts)]
 
     def _revisions(self, mag: Mag) -> list[GraphTokens]:
         """The correct replies that revise their agent's earlier one, each after a prompt that shows it."""

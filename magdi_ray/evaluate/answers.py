@@ -180,7 +180,7 @@ def iter_answers(directory: Path, *, texts: bool = True) -> Iterator[Answer]:
     """
     for path in sorted(directory.rglob("*.parquet")):
         with pq.ParquetFile(path) as parquet:
-            if "question_id" not in parquet.schema_arrow.names:
+            if not {"question_id", "split", "answer", "correct"} <= set(parquet.schema_arrow.names):
                 continue
             names = [name for name in parquet.schema_arrow.names if texts or name != "text"]
             for batch in parquet.iter_batches(columns=names):

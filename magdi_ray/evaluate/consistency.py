@@ -47,10 +47,9 @@ def vote_over(task: Task, drawn: Sequence[Answer], gold: str | None, method: Met
     )
 
 
-def votes_over(task: Task, drawn: Iterable[Answer], gold: str | None) -> list[Answer]:
-    """For one system and question: by majority, by confidence and, where its replies were rated, by merit; nothing where nothing
-    was drawn."""
+def votes_over(task: Task, drawn: Iterable[Answer], gold: str | None, *, rated: bool = False) -> list[Answer]:
+    """For one system and question: by majority, by confidence and, of a system that rates its replies (`rated`), by merit.
+    Nothing where nothing was drawn."""
     replies = sorted(drawn, key=lambda one: one.sample)
-    rated = any(one.merit is not None for one in replies)
     methods: tuple[Method, ...] = ("majority", "confidence", "verifier", "best") if rated else ("majority", "confidence")
     return [vote_over(task, replies, gold, method) for method in methods] if replies else []

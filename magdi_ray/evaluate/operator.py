@@ -105,6 +105,7 @@ class OwnEngine:
         self._candidate = candidate
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._error: Exception | None = None
 
     async def generate(self, messages: Sequence[Message], sampling: Sampling) -> Reply:
         """Answer one conversation; see `Engine`."""
@@ -116,17 +117,24 @@ class OwnEngine:
     def load(self) -> Engine:
         """The engine, loaded where it is not yet. Blocks."""
         with self._lock:
-            engine = self._engine
-            if engine is None:
-                import torch
-
-                from magdi_ray.agents.load import load_engine
-
-                torch.set_num_threads(max(1, int(self._candidate.num_cpus)))
-                # Ray leaves the GPUs of a machine visible to an actor that reserved none of them.
-                engine = load_engine(self._candidate.engine.located(), device=None if self._candidate.num_gpus else "cpu")
-                self._engine = engine
+            if self._error is not None:
+                raise self._error  # it would fail as slowly for every question
+            try:
+                engine = self._engine or self._loaded()
+            except Exception as error:
+                self._error = error
+                raise
+            self._engine = engine
             return engine
+
+    def _loaded(self) -> Engine:
+        import torch
+
+        from magdi_ray.agents.load import load_engine
+
+        torch.set_num_threads(max(1, int(self._candidate.num_cpus)))
+        # Ray leaves the GPUs of a machine visible to an actor that reserved none of them.
+        return load_engine(self._candidate.engine.located(), device=None if self._candidate.num_gpus else "cpu")
 
 
 class AnswerOperator:

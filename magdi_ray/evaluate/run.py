@@ -8,9 +8,11 @@ evaluation that is taken up again asks nothing twice.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
 from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data
 from magdi_ray.config.engines import ApiEngine
-from magdi_ray.errors import EngineError
+from magdi_ray.errors import EngineError, MagdiError
 from magdi_ray.evaluate.answers import iter_answers
 from magdi_ray.evaluate.exam import Candidate, Examination, read_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
@@ -42,6 +44,11 @@ ROOM = 2 << 30
 """Bytes of weights that one worker holds at most; a larger student has its workers for itself."""
 OWN_BATCH = 256
 """Questions of one call where the operator decodes by itself: what the engine decodes together should be full."""
+
+HOW = {"revised": ", shown its own reply again,", "sample": ", asked several times,"}
+"""How a system was asked, where it is not once."""
+RESTARTS = 3
+"""Times a worker is started again whose process died."""
 
 OPERATOR_CPUS = 0.5
 READING_CPUS = 1.0
@@ -184,13 +191,14 @@ async def time_alone(
     times: dict[Key, list[float]] = {}
     for candidate in (one for one in exam.timed if one.label in engines):
         engine = engines[candidate.label]
-        if isinstance(engine, OwnEngine):
-            engine.load()
+        with suppress(MagdiError):  # its rows say so; the first reply of a process is slow, and not counted
+            name, question = questions[0]
+            await engine.generate([Message("user", tasks[name].prompt(question))], candidate.sampling)
         for name, question in questions:
             began = time.perf_counter()
             try:
                 await engine.generate([Message("user", tasks[name].prompt(question))], candidate.sampling)
-            except EngineError:  # its row says so
+            except MagdiError:  # its row says so
                 continue
             times.setdefault(Key(name, question.split, candidate.system), []).append(time.perf_counter() - began)
     return {key: sum(found) / len(found) for key, found in times.items()}
@@ -222,21 +230,26 @@ def check_answers(directory: Path, allowed: float) -> None:
     for what, count in asked_of.items():
         if errors[what] > allowed * count:
             raise EngineError(
-                f"{what[2]} gave no reply to {errors[what]} of {count} questions of {what[0]} {what[1]}, more than "
-                f"evaluate.max_failed_share = {allowed:.0%} allows. One of them: {examples[what]}"
+                f"{what[2]}{HOW.get(what[4], '')} gave no reply to {errors[what]} of {count} questions of {what[0]} {what[1]}, "
+                f"more than evaluate.max_failed_share = {allowed:.0%} allows. One of them: {examples[what]}"
             )
 
 
 def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: str, rows: int, out: str) -> None:
+    import ray
     import ray.data
     from ray.data import ActorPoolStrategy
 
     quiet_ray_data()
     own = [one for one in exam.candidates if one.own and one.label not in exam.done]
-    batch, calls, options = BATCH, max(2, 4 * exam.max_batch_size // BATCH), dict[str, Any](num_cpus=OPERATOR_CPUS)
+    batch, calls, workers = BATCH, max(2, 4 * exam.max_batch_size // BATCH), 1
+    options: dict[str, Any] = {"num_cpus": OPERATOR_CPUS}
     if own:
-        batch, calls = OWN_BATCH, 2
+        workers = own_workers(own, ray.cluster_resources())
+        batch, calls = max(1, min(OWN_BATCH, -(-rows // (2 * workers)))), 2
         options = {"num_cpus": own[0].num_cpus, "num_gpus": own[0].num_gpus or None, **remote_options(own[0].place)}
+        # A student that kills its worker would do so for ever.
+        options |= {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     (reading, source), (writing, target) = open_storage(questions), open_storage(out)
     answers = (
         ray.data.read_parquet(source, filesystem=reading)
@@ -246,25 +259,22 @@ def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any
             fn_constructor_args=(exam, apps, tally, limiter),
             batch_size=batch,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=1,
-                max_size=_workers(own),
-                max_tasks_in_flight_per_actor=calls,
-                max_concurrent_calls_per_actor=calls,
-            ),
+            compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),
             **options,
         )
     )
     answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE)
 
 
-def _workers(own: Sequence[Candidate]) -> int:
-    """Workers at most: one where they only ask, else as many as the cluster has room for beside what reads and writes."""
-    import ray
+def own_workers(own: Sequence[Candidate], have: Mapping[str, float]) -> int:
+    """How many workers decode these students: as many as a cluster has room for, beside what reads and writes its files.
 
-    if not own:
-        return 1
-    have, one = ray.cluster_resources(), own[0]
-    by_cpus = (have.get("CPU", 0.0) - READING_CPUS) / one.num_cpus
-    by_gpus = have.get("GPU", 0.0) / one.num_gpus if one.num_gpus else by_cpus
-    return max(1, int(min(by_cpus, by_gpus)))
+    Each holds all of them, in up to twice the bytes they have on disk, and needs about as much again while it decodes.
+    """
+    one, weights = own[0], sum(student.size for student in own)
+    room = [(have.get("CPU", 0.0) - READING_CPUS) / one.num_cpus]
+    if one.num_gpus:
+        room.append(have.get("GPU", 0.0) / one.num_gpus)
+    elif weights:
+        room.append(have.get("memory", math.inf) / (4 * weights))
+    return max(1, int(min(room)))

@@ -46,7 +46,7 @@ def test_an_unknown_confidence_counts_half() -> None:
 def rated(*said: tuple[str | None, float | None]) -> dict[str, str | None]:
     """The votes over replies that the student rated so."""
     replies = [replace(one, confidence=0.5, merit=one.confidence) for one in drawn(*said)]
-    return {vote.method: vote.answer for vote in votes_over(Gsm8k(), replies, "18")}
+    return {vote.method: vote.answer for vote in votes_over(Gsm8k(), replies, "18", rated=True)}
 
 
 def test_ratings_weigh_votes_by_their_sum_and_the_best_rated_reply_wins_alone() -> None:
