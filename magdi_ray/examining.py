@@ -82,6 +82,7 @@ def rate_replies(config: RunConfig, exam: Examination, directory: Path) -> dict[
         num_cpus=settings.num_cpus,
         num_gpus=settings.num_gpus,
         dtype=settings.dtype,
+        place=config.resources.evaluate,
     )
 
 
@@ -130,6 +131,7 @@ def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
             "evaluate.splits names 'train', which is learned from: an evaluation on it says nothing. Name dev, test or ood."
         )
     _check_comparisons(config)
+    _check_verifier(config)
     if not config.evaluate.tasks:
         return
     learned = Digests()
@@ -147,6 +149,21 @@ def check_asked(config: RunConfig, training: Iterable[Question]) -> None:
                 f"{len(leaked)} questions of evaluate.tasks' {task.name} are also training questions, the first is "
                 f"{leaked[0]!r}. Remove them from one side: an evaluation on questions that were trained on says nothing."
             )
+
+
+def _check_verifier(config: RunConfig) -> None:
+    """Refuse ratings that no student could give whose replies are drawn."""
+    several = config.evaluate.self_consistency
+    if several is None or not several.verifier:
+        return
+    known = recipes(config.distil)
+    drawn = known if several.systems != "product" else known[-1:]
+    if not any(objective.name in ("verify", "contrast", "interaction") for recipe in drawn for objective in recipe.objectives):
+        raise ConfigError(
+            "evaluate.self_consistency.verifier wants students to rate their replies, but none of "
+            f"{', '.join(recipe.name for recipe in drawn)} is taught by an objective verify, contrast or interaction. Add one, "
+            "or draw replies of other students too (self_consistency.systems: students)."
+        )
 
 
 def _check_comparisons(config: RunConfig) -> None:

@@ -221,6 +221,9 @@ class RecipeConfig(Section):
             raise ValueError(f"{comparing} need correct and incorrect nodes, but nodes.correct is {self.nodes.correct!r}")
         if self.nodes.correct == "incorrect" and "next_token" in names:
             raise ValueError("next_token learns from correct nodes, but nodes.correct is 'incorrect'")
+        heads = [o for o in self.objectives if isinstance(o, Contrast | Interaction | Verify)]
+        if names <= {head.name for head in heads if head.reading.stop}:
+            raise ValueError(f"reading.stop keeps {sorted(names)} from the student, so it would learn nothing. Add next_token")
         self._lessons_fit(names)
         needed = {"none": names, "shuffled_labels": names & COMPARING, "shuffled_edges": names & {"interaction"}}[self.control]
         if not needed:

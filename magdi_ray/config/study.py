@@ -10,7 +10,9 @@ from magdi_ray.config.sections import Name
 from magdi_ray.tasks.base import Split
 
 BESIDE = "-at-"
-"""Between the baseline's name and a recipe's: the baseline, trained for as many steps as have that recipe's tokens."""
+"""Between the baseline's name and its steps: the baseline, trained for so many as have another recipe's tokens."""
+LONGEST = 50
+"""Characters of a baseline's name, so that there is room for its steps."""
 
 
 class TuningConfig(Section):
@@ -61,6 +63,12 @@ class StudyConfig(Section):
         named = {name for pair in self.comparisons for name in pair} | tuned | set(like)
         if unknown := sorted(named - set(names)):
             raise ValueError(f"tuning and comparisons name {unknown}, but the study's recipes are {', '.join(names)}")
+        if alike := sorted(name for name, other in self.comparisons if name == other):
+            raise ValueError(f"comparisons hold {alike} against themselves")
+        if both := sorted(tuned & set(like)):
+            raise ValueError(f"tuning.like names {both}, which tuning.recipes tunes for themselves")
+        if len(names[-1]) > LONGEST:
+            raise ValueError(f"the baseline's name may have {LONGEST} characters, {names[-1]!r} has {len(names[-1])}")
         if untuned := sorted(set(like.values()) - tuned - {names[-1]}):
             raise ValueError(f"tuning.like names {untuned}, which tuning.recipes does not tune")
         if self.split == "train" or (self.split == "dev" and self.tuning is not None):

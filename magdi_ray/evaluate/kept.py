@@ -32,13 +32,19 @@ def answered(exam: Examination, questions: Sequence[tuple[str, Question]]) -> fr
         text = judge(task, question, system=one.system, reply=reply).text
         return key(one, revision_messages(task, question, text), place, sampling) in store
 
-    def has_all(one: Candidate, task: Task, question: Question) -> bool:
-        asked, asks = [Message("user", task.prompt(question))], exam.asks(one, question)
-        keys = [key(one, asked, place, sampling) for place, sampling in asks]
-        return all(found in store for found in keys) and (not one.revises or revised(one, task, question, keys[0], *asks[0]))
+    def plain(one: Candidate, task: Task, question: Question) -> bool:
+        asked = [Message("user", task.prompt(question))]
+        return all(key(one, asked, place, sampling) in store for place, sampling in exam.asks(one, question))
+
+    def again(one: Candidate, task: Task, question: Question) -> bool:
+        place, sampling = exam.asks(one, question)[0]
+        return revised(one, task, question, key(one, [Message("user", task.prompt(question))], place, sampling), place, sampling)
 
     def complete(one: Candidate) -> bool:
-        return all(has_all(one, tasks[name], question) for name, question in questions)
+        # Keys are at hand, replies have to be read: those only where no key is missing.
+        if not all(plain(one, tasks[name], question) for name, question in questions):
+            return False
+        return not one.revises or all(again(one, tasks[name], question) for name, question in questions)
 
     found = frozenset(one.label for one in exam.candidates if not one.remote and complete(one))
     store.close()

@@ -17,10 +17,12 @@ from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.weights import base_and_adapter
 from magdi_ray.cluster import quiet_ray_data
 from magdi_ray.config.engines import TransformersEngine
+from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.distill.job import HEADS
 from magdi_ray.evaluate.answers import Answer
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.observe.logs import begin_work
+from magdi_ray.placement import remote_options
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
@@ -56,9 +58,9 @@ def heads_of(model: str) -> Path:
 class RatingOperator:
     """The Ray Data operator: loads one student after the other, and rates its replies."""
 
-    def __init__(self, exam: Examination, dtype: str) -> None:
+    def __init__(self, exam: Examination, dtype: str, device: str) -> None:
         begin_work(exam.run, "evaluation")
-        self.dtype = dtype
+        self.dtype, self.device = dtype, device
         self.loaded: str | None = None
         self.judge: Any = None
 
@@ -93,9 +95,11 @@ class RatingOperator:
             from magdi_ray.agents.transformers import load_model
             from magdi_ray.distill.judging import Judge
 
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.judge = None  # the next student may need its room
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
             found, self.tokenizer = load_model(model, dtype=self.dtype)
-            self.judge = Judge(found.eval().to(device), self.tokenizer, heads_of(model).parent)
+            self.judge = Judge(found.eval().to(self.device), self.tokenizer, heads_of(model).parent)
             self.loaded = model
         return self.judge, self.tokenizer
 
@@ -109,6 +113,7 @@ def rate(
     num_cpus: float,
     num_gpus: float,
     dtype: str,
+    place: Place = ANYWHERE,
 ) -> dict[Rated, float]:
     """Let every student that has a head rate the replies that were drawn of it. Returns the ratings, and keeps them in `out`.
 
@@ -124,12 +129,14 @@ def rate(
     asked.sort(key=lambda row: row["model"])  # each student is loaded once
     rated = ray.data.from_arrow(pa.Table.from_pylist(asked, schema=ASKED)).map_batches(
         RatingOperator,
-        fn_constructor_args=(exam, dtype),
+        # Ray leaves the GPUs of a machine visible to an actor that reserved none of them.
+        fn_constructor_args=(exam, dtype, "cuda" if num_gpus else "cpu"),
         batch_size=BATCH,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=1),
         num_cpus=num_cpus,
         num_gpus=num_gpus or None,
+        **remote_options(place),
     )
     tables = [table.cast(RATINGS) for table in rated.iter_batches(batch_size=None, batch_format="pyarrow")]
     found = pa.concat_tables(tables)

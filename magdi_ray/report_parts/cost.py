@@ -7,6 +7,7 @@ and measurements, counted once for each of its workers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from magdi_ray.config import RunConfig, recipes
@@ -15,8 +16,8 @@ from magdi_ray.report_parts.finished import FROM_DEBATES, Finished
 from magdi_ray.stages import student_stage
 from magdi_ray.tasks.base import SPLITS
 
-REPLIES = ("single", "sample")
-"""Methods whose answers are replies; others are votes over those."""
+REPLIES = ("single", "sample", "revised")
+"""Methods that a reply was asked for; others are votes over those."""
 
 
 def cost(finished: Finished, answers: Iterable[Answer]) -> Iterator[dict[str, Any]]:
@@ -32,7 +33,7 @@ def cost(finished: Finished, answers: Iterable[Answer]) -> Iterator[dict[str, An
     for title, stage in stages:
         if (manifest := run.read_manifest(stage)) is not None:
             yield {"stage": title, **_spent(config, stage, manifest.facts), "seconds": manifest.seconds}
-    asked = [answer for answer in answers if finished.kinds.get(answer.system) not in FROM_DEBATES and answer.method in REPLIES]
+    asked = _replies(answer for answer in answers if finished.kinds.get(answer.system) not in FROM_DEBATES)
     paid = [answer.usd for answer in asked if finished.kinds.get(answer.system) == "engine"]
     yield {
         "stage": "evaluation",
@@ -42,6 +43,22 @@ def cost(finished: Finished, answers: Iterable[Answer]) -> Iterator[dict[str, An
         "usd": None if not paid or None in paid else sum(filter(None, paid)),
         "seconds": run.require("evaluation").seconds,
     }
+
+
+def _replies(answers: Iterable[Answer]) -> list[Answer]:
+    """Every reply with its own tokens and cost: those of a revision, which are of both replies, without the first one's."""
+    found = [answer for answer in answers if answer.method in REPLIES]
+    first = {(one.task, one.system, one.seed, one.question_id): one for one in found if one.method == "single"}
+
+    def own(answer: Answer) -> Answer:
+        before = first.get((answer.task, answer.system, answer.seed, answer.question_id))
+        if answer.method != "revised" or before is None:
+            return answer
+        usd = None if answer.usd is None or before.usd is None else answer.usd - before.usd
+        tokens_in, tokens_out = answer.tokens_in - before.tokens_in, answer.tokens_out - before.tokens_out
+        return replace(answer, tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+
+    return [own(answer) for answer in found]
 
 
 def _spent(config: RunConfig, stage: str, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,11 +179,10 @@ def seeded(decoding: Decoding, number: int) -> Decoding:
 
 
 def merit_of(scores: Scores) -> float:
-    """The probability that a reply is correct, as the student's heads see it: the graph network's, else the scorer's score moved
-    to [0, 1].
+    """The probability that a reply is correct, as the student's heads see it (`Scores.merit`).
 
     Raises:
-        PromptError: the student has neither head.
+        PromptError: the student has no head.
     """
     if scores.merit is None:
         raise PromptError(

@@ -89,7 +89,7 @@ def tune(study: StudyConfig, tuning: TuningConfig, base: RunConfig, graphs: str,
     tuned = [*(recipe for recipe in others if recipe.name in tuning.recipes), baseline]
     tried = {recipe.name: candidates(recipe, tuning) for recipe in tuned}
     settings = [setting for found in tried.values() for setting, _, _ in found.values()]
-    config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev")
+    config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev", once=True)
     run = Run(out)
     run_pipeline(config, run)
     accuracy = {row["system"]: row["accuracy"] for row in load_results(run)["scores"] if row["method"] == "single"}

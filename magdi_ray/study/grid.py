@@ -119,8 +119,12 @@ def derived(
     seeds: int,
     split: str,
     comparisons: Sequence[tuple[str, str]] = (),
+    once: bool = False,
 ) -> RunConfig:
-    """The run that trains some recipes, the last of them as its product, on the finished graphs of the world `base`."""
+    """The run that trains some recipes, the last of them as its product, on the finished graphs of the world `base`.
+
+    `once`: every question is asked once, whatever else the world's evaluation asks for.
+    """
     data = base.model_dump(mode="json")
     data |= {"name": name, "debate": None}
     data["graph"] = data["graph"] | {"source": {"format": "mag", "path": graphs, "test": 0}}
@@ -129,4 +133,6 @@ def derived(
     names = {recipe.name for recipe in recipes}
     chosen = [[one, other] for one, other in comparisons if one in names and other in names]
     data["evaluate"] = data["evaluate"] | {"splits": [split], "tasks": [], "agents": [], "comparisons": chosen}
+    if once:
+        data["evaluate"] |= {"self_consistency": None, "self_revision": False}
     return parse_config(data, f"the study's run {name}")

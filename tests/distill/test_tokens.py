@@ -183,3 +183,16 @@ def test_a_setting_that_is_not_used_leaves_no_trace_in_a_recipe() -> None:
     assert NodeSelection(together=2).model_dump()["together"] == 2
     assert content_hash(NodeSelection()) != content_hash(NodeSelection(together=2))
     assert "together" not in shaping(NodeSelection())
+
+
+@pytest.mark.parametrize("control", ["shuffled_labels", "shuffled_edges"])
+def test_a_control_keeps_the_pairs_and_edges_of_every_unit(bench: Workbench, control: str) -> None:
+    found = []
+    for chosen in ("none", control):
+        terms = resolve_recipe("level4").objectives
+        recipe = RecipeConfig(name="x", nodes=NodeSelection(together=2), objectives=terms, control=chosen)  # type: ignore[arg-type]
+        found.append(tokenise(MAGS, Gsm8k(), tokenizer=bench.tokenizer, recipe=recipe, max_length=256).graphs)
+    for part, seen in zip(*found, strict=True):
+        assert seen.nodes == part.nodes
+        assert len(seen.edges) == len(part.edges)
+        assert sum(seen.compared or [node.correct for node in part.nodes]) == sum(node.correct for node in part.nodes)

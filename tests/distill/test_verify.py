@@ -25,7 +25,7 @@ def model_of(bench: Workbench, **changes: Any) -> tuple[DistillModel, Verify]:
     verify = Verify(name="verify", hidden=8, **changes)
     torch.manual_seed(0)
     student = LlamaForCausalLM.from_pretrained(bench.directory, dtype=torch.float32)
-    return DistillModel(student, RecipeConfig(name="x", objectives=(verify,))).eval(), verify
+    return DistillModel(student, RecipeConfig(name="x", objectives=(NextToken(name="next_token"), verify))).eval(), verify
 
 
 def test_its_loss_is_the_mean_cross_entropy_of_every_node(bench: Workbench) -> None:
@@ -46,7 +46,8 @@ def test_a_gradient_that_is_stopped_reaches_the_head_and_not_the_student(bench: 
     loss.backward()
     reached = sum(float(p.grad.abs().sum()) for p in model.student.parameters() if p.grad is not None)
     assert (reached == 0) is stop
-    assert all(float(p.grad.abs().sum()) > 0 for p in model.verifier.parameters() if p.grad is not None)  # type: ignore[union-attr]
+    assert model.verifier is not None
+    assert all(p.grad is not None and float(p.grad.abs().sum()) > 0 for p in model.verifier.parameters())
 
 
 def test_every_reply_is_a_unit_of_its_own_incorrect_ones_too(bench: Workbench) -> None:

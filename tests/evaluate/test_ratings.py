@@ -19,7 +19,7 @@ from magdi_ray.config.recipes import NextToken, RecipeConfig, Verify
 from magdi_ray.config.sections import TinyTask
 from magdi_ray.distill.judging import Judge
 from magdi_ray.distill.student import DistillModel, export_student, load_tokenizer
-from magdi_ray.evaluate.answers import Answer
+from magdi_ray.evaluate.answers import Answer, iter_answers, write_answers
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.evaluate.ratings import ASKED, FILE, RatingOperator, key_of, rate
 from magdi_ray.tasks.base import Question
@@ -71,6 +71,8 @@ def test_a_student_rates_its_replies_as_its_judge_does_and_one_without_a_head_ra
     found = rate(exam_of(taught), asked, [("tiny", QUESTION)], out=tmp_path, num_cpus=0.5, num_gpus=0.0, dtype="float32")
     assert found == pytest.approx(dict(zip(map(key_of, drawn("level2")), expected(taught), strict=True)), abs=1e-5)
     assert pq.read_table(tmp_path / FILE).num_rows == 3
+    write_answers(tmp_path / "votes.parquet", asked)
+    assert len(list(iter_answers(tmp_path))) == len(asked)  # ratings lie beside answers, and are none
     assert rate(exam_of(taught), drawn("base"), [("tiny", QUESTION)], out=tmp_path, num_cpus=0.5, num_gpus=0.0, dtype="x") == {}
 
 
@@ -87,6 +89,6 @@ def test_a_reply_that_does_not_fit_the_context_is_not_rated_and_the_others_are(t
     }
     texts = [REPLIES[0], "8 " * 600, REPLIES[1]]
     batch = pa.Table.from_pylist([row | {"sample": i, "text": text} for i, text in enumerate(texts)], schema=ASKED)
-    merits = RatingOperator(exam_of(taught), "float32")(batch)["merit"].to_pylist()
+    merits = RatingOperator(exam_of(taught), "float32", "cpu")(batch)["merit"].to_pylist()
     assert merits[1] is None
     assert [merits[0], merits[2]] == pytest.approx(expected(taught)[:2], abs=1e-5)

@@ -22,7 +22,7 @@ from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, w
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
 from magdi_ray.evaluate.operator import OwnEngine, answer_question, revise_answer
-from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, waves
+from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, own_workers, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -58,10 +58,34 @@ def test_students_share_a_worker_as_far_as_their_weights_fit_and_unknown_ones_sh
     assert [len(wave) for wave in waves([REMOTE, *own], {"CPU": 1.0})] == [1, *together]
 
 
-def test_a_student_that_cannot_be_loaded_says_so_when_it_is_asked_and_not_before() -> None:
-    engine = OwnEngine(replace(LOCAL, own=True, engine=TransformersEngine(type="transformers", model="/nowhere")))
-    with pytest.raises(ConfigError, match="/nowhere"):
-        asyncio.run(engine.generate([Message("user", "?")], Sampling()))
+def test_a_student_that_cannot_be_loaded_is_tried_once_and_says_so_to_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def fail(self: OwnEngine) -> Any:
+        tried.append(1)
+        raise ConfigError("no memory")
+
+    monkeypatch.setattr(OwnEngine, "_loaded", fail)
+    engine = OwnEngine(replace(LOCAL, own=True))
+    for _ in range(3):
+        with pytest.raises(ConfigError, match="no memory"):
+            asyncio.run(engine.generate([Message("user", "?")], Sampling()))
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(
+    ("student", "have", "workers"),
+    [
+        (replace(LOCAL, num_cpus=1.0), {"CPU": 8.0}, 7),
+        (replace(LOCAL, num_cpus=1.0), {"CPU": 1.0}, 1),
+        (replace(LOCAL, num_cpus=1.0, num_gpus=1.0), {"CPU": 64.0, "GPU": 4.0}, 4),
+        (replace(LOCAL, num_cpus=1.0, size=1 << 30), {"CPU": 64.0, "memory": float(9 << 30)}, 2),
+    ],
+)
+def test_as_many_workers_decode_students_as_a_cluster_has_room_for(
+    student: Candidate, have: dict[str, float], workers: int
+) -> None:
+    assert own_workers([student], have) == workers
 
 
 def test_providers_take_no_room() -> None:

@@ -31,7 +31,7 @@ class Labelled:
     taught_right: float
     """Share of them that are."""
     right_taught: float | None
-    """Share of all right replies of the split that are labelled correct; None where no reply is right."""
+    """Share of all right replies, of debates that have an answer, that are labelled correct; None where no reply is right."""
 
 
 @dataclass(slots=True)

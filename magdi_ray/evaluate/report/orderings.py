@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from magdi_ray.config.recipes import RECIPES, Interaction, RecipeConfig
+from magdi_ray.config.recipes import RECIPES, Contrast, Interaction, RecipeConfig
 from magdi_ray.evaluate.answers import BASE, VOTE
 from magdi_ray.evaluate.metrics import Difference, Key, Score
 
@@ -54,7 +54,10 @@ class Claim:
 def level_of(recipe: RecipeConfig) -> Level | None:
     """The level a recipe is of, however it is called and its terms are weighted; None for one outside of the ablation."""
     nodes, terms = recipe.nodes, {term.name: term for term in recipe.objectives if term.weight > 0}
-    if nodes.texts != "replies" or nodes.roles != ("debater",):
+    if nodes.texts != "replies" or nodes.roles != ("debater",) or nodes.revisions != "none":
+        return None
+    learned, readings = recipe.next_token, [term.reading for term in terms.values() if isinstance(term, Contrast | Interaction)]
+    if any(reading.stop for reading in readings) or (learned and (learned.after_divergence or learned.persuasion)):
         return None
     if nodes.agents == "best" or (nodes.agents != "all" and len(nodes.agents) == 1):
         return Level(1) if set(terms) == {"next_token"} and nodes.rounds == (0,) else None
