@@ -25,6 +25,11 @@ def operational(default: Any = PydanticUndefined, **rules: Any) -> Any:
     return Field(default, json_schema_extra={"operational": True}, **rules)
 
 
+def later(default: Any, **rules: Any) -> Any:
+    """A field that was added to a section which finished work was hashed by before: at its default it leaves no trace."""
+    return Field(default, exclude_if=lambda value: value == default, **rules)
+
+
 def shaping(value: Any) -> Any:
     """Plain data of everything in a section that shapes its result: operational fields left out, recursively.
 

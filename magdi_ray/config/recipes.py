@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from magdi_ray.config.base import Section
+from magdi_ray.config.base import Section, later
 
 
 class WeightSchedule(Section):
@@ -28,10 +28,10 @@ class NextToken(Section):
     weight: float = Field(1.0, ge=0.0)
     loss_on_prompt: bool = False
     """Also learn the prompt's tokens, as the released MAGDi code does."""
-    after_divergence: float = Field(0.0, ge=0.0, le=1.0)
+    after_divergence: float = later(0.0, ge=0.0, le=1.0)
     """What a token of an incorrect reply counts for once the reply has left every correct one of its graph: what follows from a
     mistake may be sound again. 0: incorrect replies are not learned."""
-    persuasion: float = Field(0.0, ge=0.0)
+    persuasion: float = later(0.0, ge=0.0)
     """How much more a correct reply counts for every agent that it turned from an incorrect answer; an agent that was shown
     several correct replies is shared among them. 0: all count alike."""
     schedule: WeightSchedule = WeightSchedule()
@@ -45,7 +45,7 @@ class Reading(Section):
     layer: int | None = Field(None, ge=1)
     """After so many of its layers, without the final norm; None: after the last one and the norm, as in the paper. What is read
     at a lower layer reaches no weight above it."""
-    stop: bool = False
+    stop: bool = later(False)
     """The gradient ends here: what reads the states learns, the student does not."""
 
 
@@ -165,11 +165,11 @@ class NodeSelection(Section):
     rounds: Literal["all"] | tuple[int, ...] = "all"
     roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
     """What a critic or a judge writes is about others' replies, which the student never sees."""
-    together: int | None = Field(None, ge=2, exclude_if=lambda value: value is None)
+    together: int | None = later(None, ge=2)
     """So many replies of a graph, at most, are one unit of a step; a larger graph is dealt out over several units, correct and
     incorrect replies in turn, and edges between units are lost. A step then holds as many different questions as one of `level2`.
     None: a graph is one unit. Only where an objective looks at several replies at once; else every reply is a unit."""
-    revisions: Literal["none", "corrections", "all"] = "none"
+    revisions: Literal["none", "corrections", "all"] = later("none")
     """Also learn to revise: shown the question and its own earlier reply, the student gives the agent's later, correct one.
     corrections: only where the earlier one was incorrect. all: also where it was correct and stayed so."""
 

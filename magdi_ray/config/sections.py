@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from magdi_ray.agents.base import Sampling
-from magdi_ray.config.base import Section, operational, some_workers
+from magdi_ray.config.base import Section, later, operational, some_workers
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Limits, Price
 from magdi_ray.config.protocols import ProtocolConfig
 from magdi_ray.tasks.base import Split
@@ -197,7 +197,7 @@ class SelfConsistency(Section):
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     systems: Literal["product", "students", "all"] = "product"
     """Who is asked so: the product; every student, the base among them; or all that is asked, `evaluate.agents` too."""
-    verifier: bool = False
+    verifier: bool = later(False)
     """Also let students that have a head for it rate these very replies: the vote weighted by its ratings, and the best rated."""
 
 
@@ -211,7 +211,7 @@ class EvaluateConfig(Section):
     sampling: Sampling = Sampling(max_tokens=256)
     self_consistency: SelfConsistency | None = None
     """None: one reply a question, and nothing else."""
-    self_revision: bool = False
+    self_revision: bool = later(False)
     """Also show every student, the base among them, its own single reply, and ask it to look again."""
     agents: tuple[AgentConfig, ...] = ()
     """Further systems that answer the same questions, each as its own `sampling` says: any engine, such as a larger model."""

@@ -178,6 +178,11 @@ def test_a_recipe_that_deals_graphs_out_learns_every_reply_once(bench: Workbench
     assert max(len(graph.nodes) for graph in found[1]) == 2
 
 
+def test_a_recipe_hashes_as_it_did_before_settings_were_added_that_it_does_not_use() -> None:
+    before = "aad7ddc240decee4093fd1490a03aafa98642a71d2a66c8e593f24e5b9f9fbdb"
+    assert content_hash(resolve_recipe("level4")) == before
+
+
 def test_a_setting_that_is_not_used_leaves_no_trace_in_a_recipe() -> None:
     assert "together" not in NodeSelection().model_dump()
     assert NodeSelection(together=2).model_dump()["together"] == 2
