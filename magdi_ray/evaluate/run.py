@@ -47,8 +47,6 @@ OWN_BATCH = 256
 
 HOW = {"revised": ", shown its own reply again,", "sample": ", asked several times,"}
 """How a system was asked, where it is not once."""
-RESTARTS = 3
-"""Times a worker is started again whose process died."""
 
 OPERATOR_CPUS = 0.5
 READING_CPUS = 1.0
@@ -248,8 +246,6 @@ def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any
         workers = own_workers(own, ray.cluster_resources())
         batch, calls = max(1, min(OWN_BATCH, -(-rows // (2 * workers)))), 2
         options = {"num_cpus": own[0].num_cpus, "num_gpus": own[0].num_gpus or None, **remote_options(own[0].place)}
-        # A student that kills its worker would do so for ever.
-        options |= {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
     (reading, source), (writing, target) = open_storage(questions), open_storage(out)
     answers = (
         ray.data.read_parquet(source, filesystem=reading)
