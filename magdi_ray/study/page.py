@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 420, 64, 48
+WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, LINE = 760, 420, 64, 190, 48, 13
 COLOURS = ("#2a6fbb", "#c25b1e", "#8a8f98")
 """Recipes, the baseline after other numbers of steps, controls."""
 LABELS = (
@@ -125,21 +126,19 @@ def draw(result: Mapping[str, Any]) -> str:
     controls = {recipe["name"] for recipe in result["recipes"] if recipe["control"] != "none"}
     line = sorted((baseline, *result["beside"]), key=lambda row: row["tokens"])
     everyone = [*others, *line]
-    most = max(row["tokens"] for row in everyone) * 1.05
-    low = min(row["score"]["low"] for row in everyone)
-    high = max(row["score"]["high"] for row in everyone)
-    margin = max(0.005, 0.05 * (high - low))
-    low, high = max(0.0, low - margin), min(1.0, high + margin)
+    across = _span([row["tokens"] for row in everyone], least=1e3)
+    up = _span([row["score"][name] for row in everyone for name in ("low", "high")], least=0.01)
 
     def at(tokens: float, accuracy: float) -> tuple[float, float]:
-        x = LEFT + (WIDTH - LEFT - 150) * tokens / most
-        return x, (HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 20) * (accuracy - low) / (high - low)
+        x = LEFT + (WIDTH - LEFT - RIGHT) * (tokens - across[0]) / (across[1] - across[0])
+        return x, (HEIGHT - BOTTOM) - (HEIGHT - BOTTOM - 20) * (accuracy - up[0]) / (up[1] - up[0])
 
-    parts = [_axes(most, low, high, at)]
+    parts = [_axes(across, up, at)]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(row["tokens"], row["score"]["accuracy"]) for row in line))
     parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[1]}" stroke-width="2"/>')
-    parts += [_point(row, at, COLOURS[1], label=row is baseline) for row in line]
-    parts += [_point(row, at, COLOURS[2 if row["recipe"] in controls else 0], label=True) for row in others]
+    colours = {row["recipe"]: COLOURS[2 if row["recipe"] in controls else 0] for row in others} | {baseline["recipe"]: COLOURS[1]}
+    parts += [_point(row, at, colours.get(row["recipe"], COLOURS[1])) for row in everyone]
+    parts += _labels_of([row for row in everyone if row["recipe"] in colours], at, colours)
     said = "Accuracy against the tokens each student read in training; the line is the baseline after other numbers of steps."
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="system-ui, sans-serif" '
@@ -149,24 +148,50 @@ def draw(result: Mapping[str, Any]) -> str:
     )
 
 
-def _point(row: Mapping[str, Any], at: Any, colour: str, *, label: bool) -> str:
+def _span(values: Sequence[float], *, least: float) -> tuple[float, float]:
+    """A little more than the values take."""
+    margin = max(least, 0.06 * (max(values) - min(values)))
+    return max(0.0, min(values) - margin), max(values) + margin
+
+
+def _point(row: Mapping[str, Any], at: Any, colour: str) -> str:
     score = row["score"]
     (x, y), (_, top), (_, foot) = (at(row["tokens"], score[name]) for name in ("accuracy", "high", "low"))
-    text = f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{colour}">{escape(row["recipe"])}</text>' if label else ""
     return (
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{foot:.1f}" stroke="{colour}" stroke-opacity="0.4"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>{text}'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
     )
 
 
-def _axes(most: float, low: float, high: float, at: Any) -> str:
+def _labels_of(rows: Sequence[Mapping[str, Any]], at: Any, colours: Mapping[str, str]) -> list[str]:
+    """A name beside each point; names that would lie on one another are moved down."""
+    placed: list[tuple[float, float]] = []
     parts = []
-    for step in range(6):
-        accuracy, tokens = low + (high - low) * step / 5, most * step / 5
-        (x0, y), (x1, _) = at(0, accuracy), at(most, accuracy)
+    for row in sorted(rows, key=lambda row: -row["score"]["accuracy"]):
+        x, y = at(row["tokens"], row["score"]["accuracy"])
+        while any(abs(x - left) < 7 * len(row["recipe"]) and abs(y - line) < LINE for left, line in placed):
+            y += 1
+        placed.append((x, y))
+        name, colour = escape(row["recipe"]), colours[row["recipe"]]
+        parts.append(f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{colour}">{name}</text>')
+    return parts
+
+
+def _axes(across: tuple[float, float], up: tuple[float, float], at: Any) -> str:
+    parts = []
+    for accuracy in _ticks(*up):
+        (x0, y), (x1, _) = at(across[0], accuracy), at(across[1], accuracy)
         parts.append(f'<line x1="{x0:.1f}" x2="{x1:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e3e5e8"/>')
-        parts.append(f'<text x="{x0 - 8:.1f}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{100 * accuracy:.1f}%</text>')
-        x, y = at(tokens, low)
-        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle" fill="#555">{tokens / 1e3:.0f}k</text>')
+        parts.append(f'<text x="{x0 - 8:.1f}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{100 * accuracy:g}%</text>')
+    for tokens in _ticks(*across):
+        x, y = at(tokens, up[0])
+        parts.append(f'<text x="{x:.1f}" y="{y + 18:.1f}" text-anchor="middle" fill="#555">{tokens / 1e3:g}k</text>')
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}" fill="#555">tokens read by the student in training</text>')
     return "".join(parts)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to ten round numbers between two."""
+    size = 10.0 ** math.floor(math.log10(high - low))
+    step = next(size * part for part in (0.1, 0.2, 0.5, 1.0) if (high - low) / (size * part) <= 9)
+    return [round(number * step, 12) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
