@@ -135,12 +135,23 @@ def _opening(record: Record) -> str:
     if kind == "preference":
         more = " and by learning the correct ones" if "next_token" in record.active else ""
         return f"A language model trained by preference optimisation ({preferred}) on pairs of replies from {between}{more}."
+    more = _beside_correct(record)
+    if "next_token" not in record.active:
+        return f"A language model with a head that rates replies, taught by {between}."
     if not record.debated:
-        return "A language model distilled from the correct replies that one language model gave alone."
+        return f"A language model distilled from the correct replies that one language model gave alone{more}."
     several = nodes.agents == "all" or (nodes.agents != "best" and len(nodes.agents) > 1)
     who = "language models" if several else "one language model"
     when = "at the start of debates" if nodes.rounds == (0,) else "in debates"
-    return f"A language model distilled from the correct replies that {who} gave {when}{'' if several else ' with others'}."
+    return f"A language model distilled from the correct replies that {who} gave {when}{'' if several else ' with others'}{more}."
+
+
+def _beside_correct(record: Record) -> str:
+    """What else than correct replies it was taught by, where its recipe is one of replies."""
+    learned = record.recipe.next_token
+    parts = ["from what follows the mistakes of incorrect ones"] if learned and learned.after_divergence else []
+    parts += ["with a head that rates replies"] if "verify" in record.active else []
+    return f", and {' and '.join(parts)}" if parts else ""
 
 
 def _tuning(record: Record) -> str:
