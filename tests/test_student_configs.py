@@ -164,7 +164,7 @@ def test_a_plan_that_learns_from_nothing_is_refused() -> None:
 def test_replies_longer_than_the_student_may_read_are_said(planned) -> None:
     assert "longer than distil.student.max_length (150)" in planned("mistral-7b", "--set", "distil.student.max_length=150")
     said = planned("gsm8k-recorded", "--set", "distil.student.max_length=200")
-    assert re.search(r"paper leaves \d+ replies out: longer than distil\.student\.max_length \(200\)", said)
+    assert re.search(r"level4 leaves \d+ replies out: longer than distil\.student\.max_length \(200\)", said)
 
 
 def test_the_micro_batch_that_is_advised_fits() -> None:
