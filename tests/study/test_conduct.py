@@ -50,6 +50,7 @@ def configured(folder: Path) -> Path:
     }
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     both: dict[str, Any] = {"name": "both", "objectives": [{"name": "next_token"}, {"name": "contrast", "hidden": 8}]}
+    both["train"] = {"tokens_per_step": 300}  # far more than the baseline's, which needs more steps for as many
     study = {
         "name": "small",
         "run": "base.yaml",
