@@ -14,6 +14,7 @@ from magdi_ray.agents.base import Sampling
 from magdi_ray.agents.weights import base_and_adapter, model_directories, resolve_model
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, TransformersEngine
+from magdi_ray.config.recipes import HEADED
 from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
 from magdi_ray.debate.store import failed_ids
 from magdi_ray.errors import ConfigError
@@ -158,7 +159,7 @@ def _check_verifier(config: RunConfig) -> None:
         return
     known = recipes(config.distil)
     drawn = known if several.systems != "product" else known[-1:]
-    if not any(objective.name in ("verify", "contrast", "interaction") for recipe in drawn for objective in recipe.objectives):
+    if not any(objective.name in HEADED for recipe in drawn for objective in recipe.objectives):
         raise ConfigError(
             "evaluate.self_consistency.verifier wants students to rate their replies, but none of "
             f"{', '.join(recipe.name for recipe in drawn)} is taught by an objective verify, contrast or interaction. Add one, "

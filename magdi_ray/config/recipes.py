@@ -136,6 +136,8 @@ STRUCTURED = PAIRS | {"interaction"}
 """Objectives that look at several nodes of a graph at once."""
 COMPARING = STRUCTURED | {"verify"}
 """Objectives that look at incorrect nodes too."""
+HEADED = frozenset({"contrast", "interaction", "verify"})
+"""Objectives that train a head beside the student, which can rate replies."""
 
 
 class LabelConfig(Section):

@@ -1,4 +1,4 @@
-"""The heads a student is trained with and does without: the scorer, and the graph network. On disk they lie beside its weights.
+"""The heads a student is trained with and does without: scorer, graph network, verifier. On disk they lie beside its weights.
 
 The file says in its metadata what they were made as, so that whoever serves them makes them alike.
 """

@@ -31,7 +31,7 @@ the ratings of the student's own head; best: the answer of the reply rated highe
 is computed from alone."""
 METHODS: tuple[Method, ...] = get_args(Method)
 VOTES: tuple[Method, ...] = ("majority", "confidence", "verifier", "best")
-"""Those taken over several drawn replies."""
+"""Those taken over several drawn replies; the last two need replies that were rated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from magdi_ray.evaluate.answers import Answer, Method
+from magdi_ray.evaluate.answers import VOTES, Answer, Method
 from magdi_ray.tasks.base import Task, group_same
 
 UNKNOWN = 0.5
@@ -51,5 +51,5 @@ def votes_over(task: Task, drawn: Iterable[Answer], gold: str | None, *, rated: 
     """For one system and question: by majority, by confidence and, of a system that rates its replies (`rated`), by merit.
     Nothing where nothing was drawn."""
     replies = sorted(drawn, key=lambda one: one.sample)
-    methods: tuple[Method, ...] = ("majority", "confidence", "verifier", "best") if rated else ("majority", "confidence")
+    methods = VOTES if rated else VOTES[:2]
     return [vote_over(task, replies, gold, method) for method in methods] if replies else []

@@ -8,18 +8,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from magdi_ray.evaluate.report.markdown import LABELLING, labelling_table
+
 WIDTH, HEIGHT, LEFT, RIGHT, BOTTOM, LINE = 760, 420, 64, 190, 48, 13
 COLOURS = ("#2a6fbb", "#c25b1e", "#8a8f98")
 """Recipes, the baseline after other numbers of steps, controls."""
-LABELS = (
-    "agreement at least %",
-    "debates",
-    "kept %",
-    "vote right %",
-    "replies taught",
-    "of them right %",
-    "of right ones taught %",
-)
 
 
 def write_page(result: Mapping[str, Any], path: Path) -> Path:
@@ -63,9 +56,8 @@ def text_of(result: Mapping[str, Any], picture: str) -> str:
     if result["labelling"]:
         lines += [
             "## Labels without gold answers",
-            "Training questions, labelled by the debates' own vote and held against the gold answers: all debates, and those "
-            "whose agents agree at least so much.",
-            _table(LABELS, (_labels(row) for row in result["labelling"])),
+            LABELLING,
+            labelling_table(result["labelling"]),
         ]
     if result["tuning"]:
         tried = sorted(result["tuning"], key=lambda trial: (trial["recipe"], -trial["accuracy"]))
@@ -73,12 +65,6 @@ def text_of(result: Mapping[str, Any], picture: str) -> str:
         cells = ((t["recipe"], f"{t['learning_rate']:g}", str(t["max_steps"]), f"{100 * t['accuracy']:.1f}") for t in tried)
         lines.append(_table(("recipe", "learning rate", "steps", "dev accuracy %"), cells))
     return "\n\n".join(_joined(lines)) + "\n"
-
-
-def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = [row[name] for name in ("kept", "vote_accuracy", "taught_right", "right_taught")]
-    kept, vote, right, found = ("-" if share is None else f"{100 * share:.1f}" for share in shares)
-    return f"{100 * row['least']:.0f}", str(row["debates"]), kept, vote, str(row["taught"]), right, found
 
 
 def _joined(lines: Sequence[str]) -> Iterable[str]:

@@ -94,7 +94,7 @@ def test_the_page_lists_every_recipe_and_every_setting_that_was_tried() -> None:
         "| good | `objectives: [{name: contrast}]` |",
         "`../tiny.yaml` with `task.test=9`.",
         "| the debate's vote | 60.0 (58.0 to 62.0) |",
-        "| 70 | 9 | 50.0 | 90.0 | 20 | 95.0 | - |",
+        "| train | 70.0 | 9 | 50.0 | 90.0 | 20 | 95.0 | - |",
     ):
         assert words in page, page
     picture = draw(result | {"beside": [at_good]})

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from magdi_ray.config.distil import train_of
+from magdi_ray.config.recipes import HEADED
 from magdi_ray.distill.export.markdown import plain, table
 from magdi_ray.distill.export.record import Record
 from magdi_ray.distill.watch.view import duration
@@ -187,7 +188,7 @@ def _course(record: Record) -> Iterator[tuple[str, str]]:
     if facts.get("trained_parameters") is not None and facts.get("parameters") is not None:
         # Of weights in 4 bits PyTorch counts the bytes that hold them: fewer than there are.
         whole = "" if record.quantised else f" of {plain(facts['parameters'])}"
-        heads = any(objective.name in ("interaction", "contrast", "verify") for objective in record.recipe.objectives)
+        heads = any(objective.name in HEADED for objective in record.recipe.objectives)
         yield "parameters trained" + (", training heads included" if heads else ""), plain(facts["trained_parameters"]) + whole
     if facts.get("best_loss") is not None:
         yield "lowest dev loss", f"{plain(facts['best_loss'])}, after step {plain(facts['best_step'])}"

@@ -10,5 +10,5 @@ from magdi_ray.distill.objectives.outputs import Outputs
 
 
 def next_token(outputs: Outputs, batch: GraphBatch, config: NextToken, counts: Counts) -> Tensor:
-    """`-1/M sum_m log p(x_m | x_<m)` over the supervised tokens of the correct nodes."""
+    """`-1/M sum_m w_m log p(x_m | x_<m)` over the supervised tokens, M being the sum of their weights (`distill.teaching`)."""
     return outputs.next_token_sum / counts.supervised

@@ -69,7 +69,7 @@ def _run(run: Row) -> Iterator[str]:
         yield from ("## Debates, round by round", _rounds(_ordered(run["rounds"], "split", splits)), ROUNDS)
     if run.get("labelling"):
         splits = [asked["split"] for asked in sets]
-        yield from ("## Labels without gold answers", _labelling(_ordered(run["labelling"], "split", splits)), LABELLING)
+        yield from ("## Labels without gold answers", labelling_table(_ordered(run["labelling"], "split", splits)), LABELLING)
     if run["cost"]:
         yield from ("## Cost", _cost(run["cost"]), COST)
     if run["facts"]:
@@ -173,7 +173,8 @@ def _rounds(rows: Iterable[Row]) -> str:
     return table(columns, lines, figures=6)
 
 
-def _labelling(rows: Iterable[Row]) -> str:
+def labelling_table(rows: Iterable[Row]) -> str:
+    """What labels by vote are worth (`report.labelling`)."""
     columns = (
         "split",
         "agreement at least %",
