@@ -169,7 +169,7 @@ LONG = (*LEARNING, "evaluation")
 ALL = (*LONG, "report")
 FAULTS = (
     Fault("worker-killed", ASKING, "SIGKILL to a process that asks (Ray Data actor)", _worker, patient=True),
-    Fault("replica-killed", ASKING, "SIGKILL to an engine's replica", _replica, loses_calls=False, patient=True),
+    Fault("replica-killed", ("debates",), "SIGKILL to an engine's replica", _replica, loses_calls=False, patient=True),
     Fault("trainer-killed", ("student",), "SIGKILL to one of two training workers", _trainer, loses_calls=False, patient=True),
     Fault("driver-killed", ALL, "SIGKILL to the driver", _driver_killed),
     Fault("reclaimed", LONG, "SIGTERM to the driver, SIGKILL after 20 s", _reclaimed),
