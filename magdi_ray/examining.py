@@ -51,7 +51,7 @@ def make_evaluation(config: RunConfig, run: Run, directory: Path) -> Facts:
     asked = directory / "asked.parquet"
     rows = write_asked(asked, papers)
     exam = examination(config, run)
-    seconds = run_answers(exam, questions=asked, rows=rows, out=directory / "answers", shared=run.place_of(directory))
+    seconds = run_answers(exam, questions=asked, out=directory / "answers", shared=run.place_of(directory))
     mags = (mag for mag in iter_mags(run.path("graphs")) if mag.question.split in splits)
     task = load_task(config.task)
     held = debate_answers(papers[0].questions, mags, task, failures=failed_debates(run), prices=prices(config))

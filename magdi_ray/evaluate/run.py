@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
@@ -31,7 +33,7 @@ from magdi_ray.evaluate.operator import AnswerOperator, OwnEngine, Tally
 from magdi_ray.observe.meter import Meter, meter
 from magdi_ray.placement import remote_options
 from magdi_ray.progress import Progress, polled
-from magdi_ray.storage import collect, deliver, open_storage
+from magdi_ray.storage import collect, open_storage
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
@@ -49,8 +51,12 @@ HOW = {"revised": ", shown its own reply again,", "sample": ", asked several tim
 """How a system was asked, where it is not once."""
 
 OPERATOR_CPUS = 0.5
-READING_CPUS = 1.0
-"""What a task of Ray Data that reads or writes files reserves; with less to be had, nothing would ever be asked."""
+WRITING_CPUS = 1.0
+"""Left to the tasks of Ray Data that write files; without any, nothing would ever be asked."""
+FILE_CPUS = 0.1
+"""What one such task reserves: no node may have a whole CPU left, wherever Ray puts the workers."""
+FEWEST = 16
+"""Questions that a worker is worth: it loads every student anew."""
 
 
 class Measured:
@@ -71,10 +77,10 @@ class Measured:
             self.meter.set("evaluation_failed", failed[system], system=system)
 
 
-def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, shared: str) -> dict[Key, float]:
+def run_answers(exam: Examination, *, questions: Path, out: Path, shared: str) -> dict[Key, float]:
     """Let every candidate answer the questions of a file (`write_asked`); answers go to `out`.
 
-    Workers read and write at the place `shared`: the file's directory where all machines share it, else a URL that stands for it.
+    Workers write at the place `shared`: the file's directory where all machines share it, else a URL that stands for it.
 
     Local models that do not fit the cluster together answer one wave after the other; those all of whose replies are in the store
     are not loaded. Returns the mean seconds a reply of each of them takes, alone, on each set of questions, measured now or
@@ -87,11 +93,9 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, sha
     import ray
 
     asked_of, times = read_asked(questions), Path(exam.times)
-    asked_at = f"{shared}/{questions.name}"
-    deliver(questions, asked_at)
     done = answered(exam, asked_of)
     exam = replace(exam, done=done)
-    total = rows * sum(1 + one.samples + one.revises for one in exam.candidates)
+    total = len(asked_of) * sum(1 + one.samples + one.revises for one in exam.candidates)
     measured = Measured(total)
     engines = [one.engine for one in exam.candidates]
     limits = {engine.provider: engine.limits for engine in engines if isinstance(engine, ApiEngine)}
@@ -112,7 +116,7 @@ def run_answers(exam: Examination, *, questions: Path, rows: int, out: Path, sha
                 try:
                     target = out / f"wave-{number:02d}"
                     there = f"{shared}/{out.name}/{target.name}"
-                    _stream(exam.of(wave), apps, tally, limiter, questions=asked_at, rows=rows, out=there)
+                    _stream(exam.of(wave), apps, tally, limiter, questions=questions, out=there)
                     collect(there, target)
                     few = first_of_each_set(asked_of, exam.latency_questions)
                     write_times(times, exam, measure_times(exam.of(wave), apps, few))
@@ -133,7 +137,7 @@ def waves(candidates: Sequence[Candidate], resources: Mapping[str, float], done:
     cpus = gpus = 0.0
     for one in (one for one in candidates if one not in light and not one.own):
         cpus, gpus = cpus + one.replicas[1] * one.num_cpus, gpus + one.replicas[1] * one.num_gpus
-        full = cpus > resources.get("CPU", 0.0) - OPERATOR_CPUS - READING_CPUS or gpus > resources.get("GPU", 0.0)
+        full = cpus > resources.get("CPU", 0.0) - OPERATOR_CPUS - WRITING_CPUS or gpus > resources.get("GPU", 0.0)
         if full and any(held not in light for held in result[-1]):
             result.append([])
             cpus, gpus = one.replicas[1] * one.num_cpus, one.replicas[1] * one.num_gpus
@@ -233,24 +237,24 @@ def check_answers(directory: Path, allowed: float) -> None:
             )
 
 
-def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: str, rows: int, out: str) -> None:
+def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, *, questions: Path, out: str) -> None:
     import ray
     import ray.data
     from ray.data import ActorPoolStrategy
 
     quiet_ray_data()
+    rows = pq.read_table(questions).to_pylist()
     own = [one for one in exam.candidates if one.own and one.label not in exam.done]
     batch, calls, workers = BATCH, max(2, 4 * exam.max_batch_size // BATCH), 1
     options: dict[str, Any] = {"num_cpus": OPERATOR_CPUS}
     if own:
-        workers = own_workers(own, ray.cluster_resources())
-        batch, calls = max(1, min(OWN_BATCH, -(-rows // (2 * workers)))), 2
+        workers = min(own_workers(own, ray.cluster_resources()), -(-len(rows) // FEWEST))
+        batch, calls = max(1, min(OWN_BATCH, -(-len(rows) // (2 * workers)))), 2
         options = {"num_cpus": own[0].num_cpus, "num_gpus": own[0].num_gpus or None, **remote_options(own[0].place)}
-    (reading, source), (writing, target) = open_storage(questions), open_storage(out)
+    writing, target = open_storage(out)
     answers = (
-        ray.data.read_parquet(source, filesystem=reading)
-        .repartition(max(1, rows // batch))
-        .map_batches(
+        # Ray Data reserves a whole CPU, and on one node, for what lists files or describes tables; rows take no task.
+        ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // batch)).map_batches(
             AnswerOperator,
             fn_constructor_args=(exam, apps, tally, limiter),
             batch_size=batch,
@@ -259,16 +263,17 @@ def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any
             **options,
         )
     )
-    answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE)
+    files = {"num_cpus": FILE_CPUS}
+    answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE, ray_remote_args=files)
 
 
 def own_workers(own: Sequence[Candidate], have: Mapping[str, float]) -> int:
-    """How many workers decode these students: as many as a cluster has room for, beside what reads and writes its files.
+    """How many workers decode these students: as many as a cluster has room for, beside what writes its files.
 
     Each holds all of them, in up to twice the bytes they have on disk, and needs about as much again while it decodes.
     """
     one, weights = own[0], sum(student.size for student in own)
-    room = [(have.get("CPU", 0.0) - READING_CPUS) / one.num_cpus]
+    room = [(have.get("CPU", 0.0) - WRITING_CPUS) / one.num_cpus]
     if one.num_gpus:
         room.append(have.get("GPU", 0.0) / one.num_gpus)
     elif weights:
