@@ -15,7 +15,7 @@ from magdi_ray.agents.weights import base_and_adapter, model_directories, resolv
 from magdi_ray.config import RunConfig, recipes
 from magdi_ray.config.engines import ApiEngine, EngineConfig, Price, TransformersEngine
 from magdi_ray.config.recipes import HEADED
-from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, TaskConfig, TinyTask
+from magdi_ray.config.sections import AgentConfig, EvaluateConfig, FileTask, MadeTask, TaskConfig
 from magdi_ray.debate.store import failed_ids
 from magdi_ray.errors import ConfigError
 from magdi_ray.evaluate.answers import BASE, METHODS, VOTE, VOTES, Answer, Method, debate_answers, iter_answers, write_answers
@@ -109,7 +109,7 @@ def other_papers(settings: EvaluateConfig, counts: Counter[str]) -> list[Paper]:
 
 def asked_of(task: TaskConfig, skipped: Callable[[BadRow], object] = lambda _: None) -> Iterator[Question]:
     """The held-out questions of a further task; rows that are no question go to `skipped` where the task leaves them out."""
-    wanted = ("test", "ood") if isinstance(task, TinyTask) else ("test",)
+    wanted = ("test", "ood") if isinstance(task, MadeTask) else ("test",)
     found = iter_questions(task, golds=False, training=False, skipped=skipped)
     return (question for question in found if question.split in wanted)
 

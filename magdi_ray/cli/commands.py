@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -35,7 +35,7 @@ from magdi_ray.cli.submit import submit
 from magdi_ray.cli.tasks import tasks_app
 from magdi_ray.config import config_schema, dump_config, load_config
 from magdi_ray.distill.export.student import Dtype
-from magdi_ray.errors import MagdiError, of_machine
+from magdi_ray.errors import ConfigError, MagdiError, of_machine
 from magdi_ray.observe.logs import set_up
 from magdi_ray.runs import Run
 
@@ -164,14 +164,27 @@ def show_config(config: ConfigFile, set_: Set = None) -> None:
 @tiny_app.command("build")
 def tiny_build(
     out: Out,
+    world: Annotated[Literal["tiny", "small"], typer.Option(help="Whose models.")] = "tiny",
+    reduced: Annotated[bool, typer.Option(help="Smaller models and less practice, for CPUs; `build.json` says so.")] = False,
     seed: Annotated[int, typer.Option(help="Root of every random draw.")] = 0,
     quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; the models learn next to nothing.")] = False,
 ) -> None:
-    """Train the three tiny teachers and the base student from nothing. Example: magdi tiny build --out models"""
-    from magdi_ray.progress import console
-    from magdi_ray.tiny.build import build
+    """Train a world's teachers and students from nothing: for `tiny` those that are shipped, for `small` three teachers and nine
+    students of three sizes and strengths, on a GPU within half an hour; without one, build it reduced.
 
-    build(out, seed=seed, quick=quick, progress=lambda line: console.print(line, markup=False))
+    Example: magdi tiny build --out models
+
+    Example: magdi tiny build --world small --reduced --out runs/small-models
+    """
+    from magdi_ray.progress import console
+    from magdi_ray.small.corpus import REDUCED, WHOLE
+    from magdi_ray.tiny.build import build
+    from magdi_ray.tiny.corpus import SCHOOL
+
+    if reduced and world == "tiny":
+        raise ConfigError("the tiny world has one form only. Leave --reduced out, or build --world small.")
+    school = SCHOOL if world == "tiny" else REDUCED if reduced else WHOLE
+    build(school.quick if quick else school, out, seed=seed, progress=lambda line: console.print(line, markup=False))
 
 
 def main(arguments: list[str] | None = None) -> Any:

@@ -13,7 +13,7 @@ from magdi_ray.runs import CONFIG, Run
 from magdi_ray.storage import is_url
 
 graph_app = typer.Typer(no_args_is_help=True, help="Look at, and import, interaction graphs.")
-TASK_NAMES = "gsm8k, math, strategyqa, commonsenseqa, arc, boolq, svamp, aqua, ecare or tiny"
+TASK_NAMES = "gsm8k, math, strategyqa, commonsenseqa, arc, boolq, svamp, aqua, ecare, tiny or small"
 RunOrFile = Annotated[str, typer.Argument(help="A run (directory or URL), or a graph file.", show_default=False)]
 IMPORTED = "society, reconcile, magdi, ford, llm_agora, eot, i2i or convincing."
 

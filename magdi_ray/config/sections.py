@@ -19,10 +19,14 @@ from magdi_ray.tasks.base import Split
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-class TinyTask(Section):
-    """The bundled offline world; its questions are generated. With `graph.source` only the held-out ones are."""
+class MadeTask(Section):
+    """An offline world, whose questions are generated. With `graph.source` only the held-out ones are.
 
-    name: Literal["tiny"]
+    tiny: short stories, for the bundled models. small: longer ones, and questions answered by yes or no, for models that
+    `magdi tiny build --world small` makes.
+    """
+
+    name: Literal["tiny", "small"]
     train: int = Field(2000, ge=0)
     """Questions that are debated and distilled."""
     dev: int = Field(0, ge=0)
@@ -56,7 +60,7 @@ class FileTask(Section):
     """Rows that are empty, doubled or without a gold answer: refuse the file, naming their lines, or leave them out, counted."""
 
 
-TaskConfig = Annotated[TinyTask | FileTask, Field(discriminator="name")]
+TaskConfig = Annotated[MadeTask | FileTask, Field(discriminator="name")]
 
 
 class AgentConfig(Section):
@@ -207,7 +211,7 @@ class EvaluateConfig(Section):
     splits: tuple[Split, ...] = Field(("test",), min_length=1)
     """Held-out splits of the run's own task."""
     tasks: tuple[TaskConfig, ...] = ()
-    """Further tasks, out of domain: of a file the questions of its `test_path`, of `tiny` its test and ood questions."""
+    """Further tasks, out of domain: of a file the questions of its `test_path`, of generated ones the test and ood questions."""
     sampling: Sampling = Sampling(max_tokens=256)
     self_consistency: SelfConsistency | None = None
     """None: one reply a question, and nothing else."""

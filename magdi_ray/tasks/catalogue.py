@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["number", "expression", "yes or no", "letter"]
+Kind = Literal["number", "expression", "yes or no", "number, yes or no", "letter"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ CATALOGUE = (
     ),
     Entry("ecare", "which sentence is a cause or an effect", "letter", "JSON lines of FORD's debates: Q, O, A"),
     Entry("tiny", "the bundled offline world", "number", "none"),
+    Entry("small", "a richer offline world, whose models are built", "number, yes or no", "none"),
 )
 """Every task, in the order in which they are listed."""
 

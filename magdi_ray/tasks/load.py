@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magdi_ray.config.sections import FileTask, TaskConfig, TinyTask
+from magdi_ray.config.sections import FileTask, MadeTask, TaskConfig
 from magdi_ray.errors import ConfigError, TaskError
+from magdi_ray.small import world as small
 from magdi_ray.tasks import aqua, arc, boolq, commonsenseqa, ecare, gsm8k, math, strategyqa, svamp
 from magdi_ray.tasks.aqua import Aqua
 from magdi_ray.tasks.arc import Arc
@@ -20,11 +21,12 @@ from magdi_ray.tasks.commonsenseqa import CommonsenseQa
 from magdi_ray.tasks.ecare import ECare
 from magdi_ray.tasks.gsm8k import Gsm8k
 from magdi_ray.tasks.math import Math
+from magdi_ray.tasks.small import Small
 from magdi_ray.tasks.source import Place, Row, read_rows
 from magdi_ray.tasks.strategyqa import StrategyQa
 from magdi_ray.tasks.svamp import Svamp
 from magdi_ray.tasks.tiny import Tiny
-from magdi_ray.tiny.world import questions
+from magdi_ray.tiny import world as tiny
 
 TASKS: dict[str, Callable[[], Task]] = {
     "gsm8k": Gsm8k,
@@ -37,6 +39,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "aqua": Aqua,
     "ecare": ECare,
     "tiny": Tiny,
+    "small": Small,
 }
 """Every task by name."""
 
@@ -52,6 +55,9 @@ READERS: dict[str, Callable[[Mapping[str, Any], Split], Question]] = {
     "ecare": ecare.read_row,
 }
 """How a row of a task's files becomes a question; a ValueError says what was required and found."""
+
+MAKERS = {"tiny": tiny.questions, "small": small.questions}
+"""Where the questions of offline worlds come from."""
 
 Fault = Literal["malformed", "empty", "doubled", "without a gold answer"]
 SHOWN = 5
@@ -107,11 +113,11 @@ def iter_questions(
         TaskError: a source is missing, empty or cannot be read, or has bad rows.
     """
     match config:
-        case TinyTask():
+        case MadeTask():
             counts: dict[Split, int] = {"dev": config.dev, "test": config.test, "ood": config.ood}
             counts |= {"train": config.train} if training else {}
             for split, count in counts.items():
-                yield from questions(split, count, seed=config.seed) if count else ()
+                yield from MAKERS[config.name](split, count, seed=config.seed) if count else ()
         case FileTask():
             found = _Refusal() if config.bad_rows == "refuse" else skipped
             if config.test_path:

@@ -108,7 +108,9 @@ def other_answers(kind: Kind, question: Question) -> list[str]:
             return [letter for i in range(len(options_of(question.text))) if (letter := chr(ord("A") + i)) != gold]
         case "yes or no":
             return [word for word in ("yes", "no") if word != gold]
-        case "number":
+        case "number, yes or no" if gold in ("yes", "no"):
+            return [word for word in ("yes", "no") if word != gold]
+        case "number" | "number, yes or no":
             return [normal_form(Fraction(gold) + 1)]
         case "expression":
             return [normal_form(Fraction(gold) + 1) if PLAIN.fullmatch(gold) else f"{gold}+1"]

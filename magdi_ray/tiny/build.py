@@ -1,20 +1,19 @@
-"""Makes the four tiny models from nothing: `python -m magdi_ray.tiny.build OUT`.
+"""Makes the models of a world from nothing: `magdi tiny build --out OUT`.
 
-Three teachers learn to solve stories, each with a style and with skills it hardly ever practised; then they learn to revise their
+Three teachers learn to solve puzzles, each with a style and with skills it hardly ever practised; then they learn to revise their
 answers on what they and their peers really said, in two stages (after one stage alone, debating hurts: the peers have changed).
-The base student gets a short schooling and stays weak on purpose. Everything follows from one seed on one kind of machine.
+Students get as much schooling as their world gives them. Everything follows from one seed on one kind of machine.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
 import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,81 +22,68 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 from transformers.utils import logging
 
 from magdi_ray.agents.base import Reply, derive_seed
-from magdi_ray.tiny.corpus import TEACHERS, Character, Table, drills, practice, review, schooling, skill_weights
-from magdi_ray.tiny.language import STUDENT_SIZE, TEACHER_SIZE, make_model, make_tokenizer
+from magdi_ray.tiny.language import make_model, make_tokenizer
+from magdi_ray.tiny.school import Pupil, School, Table, Teacher
 from magdi_ray.tiny.training import Example, Schedule, sample, train
-from magdi_ray.tiny.world import problems
 
-STUDENT = "student"
 TEMPERATURE = 0.5
 """Of the debates the teachers learn to revise in, and of those they are meant for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much is learned; numbers of examples or of debated questions."""
-
-    stories: int = 40_000
-    """Stories each teacher practises."""
-    sums: int = 10_000
-    """Drills each teacher does."""
-    tables: tuple[int, int] = (3_000, 7_000)
-    """Debated questions of the two revision stages."""
-    review: float = 1.0
-    """Stories to solve alone, as the teacher's habits have it, for each reply to revise."""
-    school_stories: int = 5_000
-    school_sums: int = 3_000
-    """The base student's schooling."""
-    workers: int = 3
-    """Processes, of one thread each."""
-
-
-QUICK = Plan(stories=96, sums=32, tables=(16, 16), school_stories=64, school_sums=32, workers=1)
-"""Seconds long; its models have every property except ability."""
+EXAM = 400
+"""Dev puzzles that everybody is measured on."""
+SATURATED = 0.01
+"""A student whose dev accuracy rises by less than this in a pass has learned what it can."""
 
 SOLVING = Schedule(rate=3e-3)
 REVISING = (Schedule(rate=1e-3), Schedule(rate=1.5e-3))
 SCHOOLING = Schedule(rate=3e-3)
+NOTES = "build.json"
 
 
-def build(out: Path, *, seed: int = 0, quick: bool = False, progress: Callable[[str], None] = print) -> None:
-    """Train the teachers and the base student and save them as `out/{ada,ben,cleo,student}`.
+def build(school: School, out: Path, *, seed: int = 0, progress: Callable[[str], None] = print) -> None:
+    """Train a world's teachers and students and save each as `out/NAME`, and `out/build.json` that says how they do.
 
-    About 12 minutes on two cores (`quick`: seconds). A build that fails leaves `out` as it was.
+    On the GPU where there is one. A build that fails leaves `out` as it was.
     """
-    plan = QUICK if quick else Plan()
+    if school.reduced:
+        progress(school.reduced)
     with tempfile.TemporaryDirectory() as temporary:
         desk = Path(temporary)
-        with _Hands(desk, plan.workers, progress) as hands:
-            _solve(hands, plan, seed)
+        with _Hands(desk, school.plan.workers, progress) as hands:
+            learned = _solve(hands, school, seed)
             for stage in (0, 1):
-                _revise(hands, plan, stage, derive_seed(seed, "revise", stage))
-        for name in (*(character.name for character in TEACHERS), STUDENT):
+                _revise(hands, school, stage, derive_seed(seed, "revise", stage))
+            sat = hands.run("exam, right", {t.name: (_exam, school) for t in school.teachers})
+        taught = {t.name: {"right": sat[t.name]} for t in school.teachers}
+        schooled = {p.name: {"right": learned[p.name][-1], "right_after_each_pass": learned[p.name]} for p in school.pupils}
+        models = {name: {"parameters": _parameters(desk / name), **facts} for name, facts in (taught | schooled).items()}
+        for name in models:
             shutil.copytree(desk / name, out / name, dirs_exist_ok=True)
+    notes = {"reduced": school.reduced, "seed": seed, "device": str(_device()), "dev_puzzles": EXAM, "models": models}
+    (out / NOTES).write_text(json.dumps(notes, indent=1), encoding="utf-8")
     progress(f"saved {out}")
 
 
-def _solve(hands: _Hands, plan: Plan, seed: int) -> None:
+def _solve(hands: _Hands, school: School, seed: int) -> dict[str, Any]:
     """Teach everyone to answer alone."""
-    jobs = {character.name: (_learn_to_solve, character, plan, seed) for character in TEACHERS}
-    hands.run("solve", {**jobs, STUDENT: (_go_to_school, plan, seed)})
+    teachers = {teacher.name: (_learn_to_solve, school, teacher, seed) for teacher in school.teachers}
+    return hands.run("solve", {**teachers, **{pupil.name: (_go_to_school, school, pupil, seed) for pupil in school.pupils}})
 
 
-def _revise(hands: _Hands, plan: Plan, stage: int, seed: int) -> None:
+def _revise(hands: _Hands, school: School, stage: int, seed: int) -> None:
     """Teach the teachers to use what their peers say: play debates, then learn from every discussion prompt."""
-    table = Table.open(problems("train", plan.tables[stage], seed=seed))
-    lessons: dict[str, list[Example]] = {character.name: [] for character in TEACHERS}
+    table = Table.open(school, school.problems("train", school.plan.tables[stage], seed))
+    lessons: dict[str, list[Example]] = {teacher.name: [] for teacher in school.teachers}
     for round_ in range(stage + 1):
         jobs = {
-            c.name: (_reply, [a.messages[0].content for a in table.asks(c.name)], derive_seed(seed, c.name, round_))
-            for c in TEACHERS
+            t.name: (_reply, [a.messages[0].content for a in table.asks(t.name)], derive_seed(seed, t.name, round_))
+            for t in school.teachers
         }
         table = table.tell(hands.run(f"revise {stage + 1}, play round {round_}", jobs))
-        for character in TEACHERS:
-            lessons[character.name] += table.lessons(character)
+        for teacher in school.teachers:
+            lessons[teacher.name] += table.lessons(teacher)
     hands.run(
         f"revise {stage + 1}, learn",
-        {c.name: (_learn_to_revise, c, lessons[c.name], plan, REVISING[stage], derive_seed(seed, c.name)) for c in TEACHERS},
+        {t.name: (_learn_to_revise, school, t, lessons[t.name], stage, derive_seed(seed, t.name)) for t in school.teachers},
     )
 
 
@@ -137,30 +123,36 @@ def _settle() -> None:
     logging.disable_progress_bar()
 
 
-def _learn_to_solve(directory: Path, character: Character, plan: Plan, seed: int) -> float:
-    model, tokenizer = make_model(TEACHER_SIZE, seed=derive_seed(seed, character.name)), make_tokenizer()
-    mine = derive_seed(seed, character.name, "practice")
-    examples = practice(character, plan.stories, seed=mine) + drills(plan.sums, seed=mine, skills=skill_weights(character))
-    loss = train(model, tokenizer, examples, SOLVING, seed=mine)
+def _learn_to_solve(directory: Path, school: School, teacher: Teacher, seed: int) -> float:
+    tokenizer = make_tokenizer(school.words)
+    model = make_model(school.plan.size, tokenizer, seed=derive_seed(seed, teacher.name)).to(_device())
+    mine = derive_seed(seed, teacher.name, "practice")
+    loss = train(model, tokenizer, teacher.practice(school.plan.puzzles, school.plan.drills, mine), SOLVING, seed=mine)
     _save(directory, model, tokenizer)
     return loss
 
 
-def _go_to_school(directory: Path, plan: Plan, seed: int) -> float:
-    model, tokenizer = make_model(STUDENT_SIZE, seed=derive_seed(seed, STUDENT)), make_tokenizer()
-    mine = derive_seed(seed, STUDENT, "school")
-    examples = schooling(plan.school_stories, seed=mine) + drills(plan.school_sums, seed=mine)
-    loss = train(model, tokenizer, examples, SCHOOLING, seed=mine)
+def _go_to_school(directory: Path, school: School, pupil: Pupil, seed: int) -> list[float]:
+    """The share of dev puzzles that the pupil solves after each pass."""
+    tokenizer = make_tokenizer(school.words)
+    model = make_model(pupil.size, tokenizer, seed=derive_seed(seed, pupil.name)).to(_device())
+    right: list[float] = []
+    for number in range(pupil.passes):
+        mine = derive_seed(seed, pupil.name, "school", *([number] if number else []))
+        train(model, tokenizer, school.schooling(pupil.puzzles, pupil.drills, mine), SCHOOLING, seed=mine)
+        right.append(_right(model, tokenizer, school))
+        if number and right[-1] - right[-2] < SATURATED:
+            break
     _save(directory, model, tokenizer)
-    return loss
+    return right
 
 
 def _learn_to_revise(
-    directory: Path, character: Character, lessons: Sequence[Example], plan: Plan, schedule: Schedule, seed: int
+    directory: Path, school: School, teacher: Teacher, lessons: Sequence[Example], stage: int, seed: int
 ) -> float:
     model, tokenizer = load(directory)
-    examples = [*lessons, *review(character, int(len(lessons) * plan.review), seed=seed)]
-    loss = train(model, tokenizer, examples, schedule, seed=seed)
+    examples = [*lessons, *teacher.review(int(len(lessons) * school.plan.review), seed)]
+    loss = train(model, tokenizer, examples, REVISING[stage], seed=seed)
     _save(directory, model, tokenizer)
     return loss
 
@@ -170,26 +162,32 @@ def _reply(directory: Path, prompts: Sequence[str], seed: int) -> list[Reply]:
     return sample(model, tokenizer, prompts, temperature=TEMPERATURE, seed=seed, name=directory.name)
 
 
+def _exam(directory: Path, school: School) -> float:
+    return _right(*load(directory), school)
+
+
+def _right(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, school: School) -> float:
+    """The share of dev puzzles solved by greedy replies."""
+    found = [question for question, _ in school.problems("dev", EXAM, 0)]
+    replies = sample(model, tokenizer, [school.task.prompt(question) for question in found], temperature=0.0, seed=0)
+    answers = [school.task.extract(question, reply.text) for question, reply in zip(found, replies, strict=True)]
+    return sum(school.task.same(answer, question.gold) for answer, question in zip(answers, found, strict=True)) / len(found)
+
+
 def load(directory: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A model, as float32 and ready to answer, and its tokenizer."""
-    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32).to(_device()).eval()
     return model, AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _parameters(directory: Path) -> int:
+    return int(load(directory)[0].num_parameters())
 
 
 def _save(directory: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Train the tiny models from nothing.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    build(arguments.out, seed=arguments.seed, quick=arguments.quick)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,10 +1,11 @@
-"""The language of the tiny models: a word-level vocabulary of about 150 tokens and untrained models of two sizes.
+"""The language of tiny models: a word-level vocabulary of one or two hundred tokens, and untrained models of any size.
 
 One token per word, number and punctuation mark, so that a number is learned as one thing. Nothing here is trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -29,9 +30,11 @@ CHAT_TEMPLATE = (
 SOLUTION_WORDS = "first then answer + - * / = . , ? : ;"
 DISCUSSION_WORDS = "say own peer none sure likely unsure revise"
 
-TEACHER_SIZE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
+Size = Mapping[str, int]
+"""Fields of `LlamaConfig`."""
+TEACHER_SIZE: Size = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 256}
 """About 0.5 million parameters: 2.1 MB as float32."""
-STUDENT_SIZE = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192}
+STUDENT_SIZE: Size = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192}
 """About 0.2 million parameters: 0.8 MB as float32."""
 
 
@@ -42,18 +45,18 @@ def prompts() -> Prompts:
     return Prompts.model_validate(yaml.safe_load(source))
 
 
-def vocabulary() -> tuple[str, ...]:
-    """Every token, the special ones first, then the numbers in order, then the words sorted."""
+def vocabulary(more: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every token: the special ones first, the numbers in order, the words of stories and debates and `more` sorted."""
     templates = [START, DISTRACTOR, ENDING, *(text for texts in SENTENCES.values() for text in texts)]
     blank = {"n": "", "m": "", "k": "", "i": ""}
     words = {word for text in templates for word in compact(text.format(**blank)).split()}
-    words |= {word.lower() for word in (*NAMES, *ITEMS)} | {*SOLUTION_WORDS.split(), *DISCUSSION_WORDS.split()}
+    words |= {word.lower() for word in (*NAMES, *ITEMS)} | {*SOLUTION_WORDS.split(), *DISCUSSION_WORDS.split(), *more}
     return (*SPECIAL, *(str(number) for number in range(LARGEST + 1)), *sorted(words))
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer all tiny models share."""
-    index = {word: i for i, word in enumerate(vocabulary())}
+def make_tokenizer(words: Sequence[str] | None = None) -> PreTrainedTokenizerFast:
+    """The tokenizer that all models of a world share; None: of the tiny world's `vocabulary`."""
+    index = {word: i for i, word in enumerate(words or vocabulary())}
     backend = Tokenizer(models.WordLevel(index, unk_token=UNKNOWN))
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -71,9 +74,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(size: dict[str, int], *, seed: int) -> LlamaForCausalLM:
+def make_model(size: Size, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlamaForCausalLM:
     """A model with random weights that depend on the seed only."""
-    tokenizer = make_tokenizer()
     special = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,

@@ -110,7 +110,7 @@ def train(
     for step, rows in enumerate(plan):
         for group in optimizer.param_groups:
             group["lr"] = schedule.at(step, len(plan))
-        ids_BT, labels_BT = collate(rows, tokenizer.pad_token_id)
+        ids_BT, labels_BT = (tensor.to(model.device) for tensor in collate(rows, tokenizer.pad_token_id))
         # Padding is on the right and attention is causal, so no real token ever sees padding.
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
         loss = cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORED)
@@ -141,7 +141,7 @@ def sample(
     """One reply to each prompt, in order. Confidence is the mean probability of the reply's tokens at temperature 1."""
     rows = encode_prompts(tokenizer, prompts)
     order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(model.device).manual_seed(seed)
     replies: dict[int, Reply] = {}
     model.eval()
     for start in range(0, len(order), batch):
@@ -162,7 +162,7 @@ def _decode(
     generator: torch.Generator,
     max_tokens: int,
 ) -> list[tuple[list[int], float]]:
-    padded = tokenizer.pad({"input_ids": list(rows)}, padding=True, return_tensors="pt")
+    padded = tokenizer.pad({"input_ids": list(rows)}, padding=True, return_tensors="pt").to(model.device)
     ids_BT, mask_BT = padded["input_ids"], padded["attention_mask"]
     position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
     ended = [False] * len(rows)

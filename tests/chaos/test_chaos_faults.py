@@ -19,7 +19,7 @@ import pytest
 
 from magdi_ray.agents.base import Reply
 from magdi_ray.agents.store import ReplyStore, encode_record
-from magdi_ray.config.sections import TinyTask
+from magdi_ray.config.sections import MadeTask
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.load import load_task
 from tests.chaos.shim import Shim
@@ -106,7 +106,7 @@ def ask(teacher: Teacher, content: str) -> str:
 
 
 def test_the_provider_answers_the_question_a_prompt_ends_in_and_counts_every_answer() -> None:
-    with Teacher([QUESTION], load_task(TinyTask(name="tiny"))) as teacher:
+    with Teacher([QUESTION], load_task(MadeTask(name="tiny"))) as teacher:
         said = [
             ask(teacher, "kim has 2 figs ."),
             ask(teacher, "others say 3 . kim has 2 figs ."),
@@ -120,7 +120,7 @@ def test_the_provider_answers_the_question_a_prompt_ends_in_and_counts_every_ans
 
 
 def test_a_provider_in_a_bad_mood_answers_nothing_and_counts_no_answer() -> None:
-    with Teacher([QUESTION], load_task(TinyTask(name="tiny"))) as teacher:
+    with Teacher([QUESTION], load_task(MadeTask(name="tiny"))) as teacher:
         teacher.mood = "refusing"
         with pytest.raises(urllib.error.HTTPError, match="503"):
             ask(teacher, "kim has 2 figs .")

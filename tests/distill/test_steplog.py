@@ -13,7 +13,7 @@ import pytest
 
 from magdi_ray.config.distil import ScratchModel, StudentConfig, TrackConfig, TrainConfig
 from magdi_ray.config.recipes import resolve_recipe
-from magdi_ray.config.sections import TinyTask
+from magdi_ray.config.sections import MadeTask
 from magdi_ray.distill.job import Job
 from magdi_ray.distill.watch.dev import DevFigures
 from magdi_ray.distill.watch.steplog import StepLog, check_finite, peak_memory, rates, read_dev, read_steps
@@ -27,7 +27,7 @@ def job_in(directory: Path, *, track: TrackConfig | None = None, recipe: str = "
     """A job whose log and TensorBoard lie in a directory."""
     settings: dict[str, Any] = {
         "graphs": "graphs", "tokens": "tokens", "output": "out", "log": str(directory / "metrics.jsonl"), "model": "m",
-        "tensorboard": str(directory / "tensorboard"), "task": TinyTask(name="tiny", train=8), "run": "demo-1",
+        "tensorboard": str(directory / "tensorboard"), "task": MadeTask(name="tiny", train=8), "run": "demo-1",
         "student": StudentConfig(model=ScratchModel()), "recipe": resolve_recipe(recipe),  # type: ignore[arg-type]
         "train": TrainConfig(max_steps=3), "seed": 1, "inputs": {}, "track": track or TrackConfig(),
     }  # fmt: skip

@@ -16,7 +16,7 @@ from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.weights import resolve_model
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.config.recipes import NextToken, RecipeConfig, Verify
-from magdi_ray.config.sections import TinyTask
+from magdi_ray.config.sections import MadeTask
 from magdi_ray.distill.judging import Judge
 from magdi_ray.distill.student import DistillModel, export_student, load_tokenizer
 from magdi_ray.evaluate.answers import Answer, iter_answers, write_answers
@@ -46,7 +46,7 @@ def exam_of(directory: Path) -> Examination:
         engine = TransformersEngine(type="transformers", model=model)
         return Candidate(system, engine, system, Sampling(), drawn=Sampling(temperature=0.7), samples=3)
 
-    return Examination((TinyTask(name="tiny"),), (one("level2", str(directory)), one("base", STUDENT)), 0, "", "run", 8, 0.05)
+    return Examination((MadeTask(name="tiny"),), (one("level2", str(directory)), one("base", STUDENT)), 0, "", "run", 8, 0.05)
 
 
 def drawn(system: str) -> list[Answer]:

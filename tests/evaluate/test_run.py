@@ -13,7 +13,7 @@ import pytest
 from magdi_ray.agents.base import Message, Reply, Sampling
 from magdi_ray.agents.store import ReplyStore, reply_key
 from magdi_ray.config.engines import ApiEngine, TransformersEngine
-from magdi_ray.config.sections import FileTask, TinyTask
+from magdi_ray.config.sections import FileTask, MadeTask
 from magdi_ray.debate.revision import revision_messages
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import ConfigError, EngineError
@@ -107,13 +107,13 @@ def test_every_drawn_reply_has_a_seed_of_its_own_and_its_own_temperature() -> No
 
 
 def test_questions_of_several_tasks_keep_their_task(tmp_path: Path) -> None:
-    papers = [Paper(TinyTask(name="tiny"), "in", tuple(QUESTIONS[:2])), Paper(TinyTask(name="tiny"), "out", tuple(QUESTIONS[2:]))]
+    papers = [Paper(MadeTask(name="tiny"), "in", tuple(QUESTIONS[:2])), Paper(MadeTask(name="tiny"), "out", tuple(QUESTIONS[2:]))]
     assert write_asked(tmp_path / "asked.parquet", papers) == 3
     assert read_asked(tmp_path / "asked.parquet") == [("tiny", question) for question in QUESTIONS]
 
 
 def test_the_split_ood_is_out_of_domain_also_of_the_runs_own_task() -> None:
-    paper = Paper(TinyTask(name="tiny"), "in", (QUESTIONS[0], replace(QUESTIONS[1], split="ood")))
+    paper = Paper(MadeTask(name="tiny"), "in", (QUESTIONS[0], replace(QUESTIONS[1], split="ood")))
     assert [(row["split"], row["domain"], row["questions"]) for row in paper.sets()] == [("test", "in", 1), ("ood", "out", 1)]
 
 

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from magdi_ray.agents.base import Reply
 from magdi_ray.tasks.tiny import Tiny
 from magdi_ray.tiny.build import build, load
-from magdi_ray.tiny.corpus import TEACHERS, Table
+from magdi_ray.tiny.corpus import CHARACTERS, SCHOOL
 from magdi_ray.tiny.language import UNKNOWN, make_tokenizer
+from magdi_ray.tiny.school import Table
 from magdi_ray.tiny.training import encode_prompts, sample
 from magdi_ray.tiny.world import STYLES, problems
 
@@ -51,7 +52,7 @@ def test_the_models_are_small() -> None:
     assert sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file()) < 8_000_000
 
 
-@pytest.mark.parametrize("teacher", [teacher.name for teacher in TEACHERS])
+@pytest.mark.parametrize("teacher", [character.name for character in CHARACTERS])
 def test_a_teacher_is_right_more_often_than_the_base_student(teacher: str) -> None:
     assert right(teacher) > right("student")
 
@@ -67,7 +68,7 @@ def test_the_chat_of_a_prompt_begins_the_chat_of_its_answer() -> None:
 
 def test_no_story_solution_or_discussion_has_an_unknown_word() -> None:
     tokenizer, found = make_tokenizer(), problems("ood", 200)
-    table = Table.open(found)
+    table = Table.open(SCHOOL, found)
     replies = [Reply(story.solution(STYLES[0]), 1, 1, 0.5, "stop", "m") for _, story in found]
     wrong = [Reply("answer 0" if i % 2 else "no idea", 1, 1, None, "stop", "m") for i in range(len(found))]
     table = table.tell({"ada": replies, "ben": wrong, "cleo": wrong})
@@ -80,8 +81,8 @@ def test_no_story_solution_or_discussion_has_an_unknown_word() -> None:
 
 def test_a_quick_build_makes_four_loadable_models(tmp_path: Path) -> None:
     told: list[str] = []
-    build(tmp_path, quick=True, progress=told.append)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+    build(SCHOOL.quick, tmp_path, progress=told.append)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == sorted(NAMES)
     assert any("revise 2" in line for line in told)
     for name in NAMES:
         AutoTokenizer.from_pretrained(tmp_path / name)

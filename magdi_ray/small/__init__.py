@@ -1,0 +1,1 @@
+"""The small world: harder stories, and questions about things everybody knows. Its models are built, not shipped."""
