@@ -93,7 +93,7 @@ GROUPS = (
         "`task.path`, `task.test_path`, `evaluate.tasks` and `magdi tasks check`. A rule that a row breaks is told "
         "with its count and "
         "the first five lines of it.",
-        ("tasks/", "tiny/"),
+        ("tasks/", "tiny/", "small/"),
         "Repair the row, map its columns by `task.columns`, or leave such rows out: `task.bad_rows=skip`.",
     ),
     Group(
