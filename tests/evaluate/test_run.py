@@ -17,12 +17,12 @@ from magdi_ray.config.sections import FileTask, MadeTask
 from magdi_ray.debate.revision import revision_messages
 from magdi_ray.debate.transcript import Debate, Turn
 from magdi_ray.errors import ConfigError, EngineError
-from magdi_ray.evaluate.answers import Answer, debate_answers, failed, write_answers
+from magdi_ray.evaluate.answers import Answer, debate_answers, failed, iter_answers, write_answers
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
 from magdi_ray.evaluate.operator import OwnEngine, answer_question, revise_answer
-from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, own_workers, waves
+from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, own_workers, run_answers, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -283,3 +283,18 @@ def test_times_are_kept_for_the_very_same_weights_and_no_others(tmp_path: Path) 
     write_times(tmp_path / "times.json", exam, {Key("tiny", "test", "base"): 0.5})
     assert read_times(tmp_path / "times.json", exam) == {Key("tiny", "test", "base"): 0.5}
     assert read_times(tmp_path / "times.json", exam.of([replace(LOCAL, identity="other")])) == {}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_an_evaluation_goes_on_where_no_node_has_a_whole_cpu_left(ray_cluster: None, tmp_path: Path) -> None:
+    questions = [Question(f"q{i}", f"Kim has {i} figs. How many figs does Kim have?", str(i), "test") for i in range(3, 20)]
+    write_asked(tmp_path / "asked.parquet", [Paper(MadeTask(name="tiny"), "in", tuple(questions))])
+    student = TransformersEngine(type="transformers", model="pkg://magdi_ray/tiny/models/student")
+    # On the 4 CPUs of this Ray one worker of 3.5 leaves half of one.
+    own = Candidate("base", student, "base", Sampling(max_tokens=8, temperature=0.0), num_cpus=3.5, own=True, size=1)
+    replies, times = tmp_path / "replies", str(tmp_path / "times")
+    replies.mkdir()
+    exam = Examination((MadeTask(name="tiny"),), (own,), 0, str(replies), "run", 8, 0.0, times=times)
+    run_answers(exam, questions=tmp_path / "asked.parquet", out=tmp_path / "answers", shared=str(tmp_path))
+    assert sorted(answer.question_id for answer in iter_answers(tmp_path / "answers")) == sorted(q.id for q in questions)
