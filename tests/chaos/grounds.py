@@ -182,12 +182,16 @@ class Grounds:
             found += [_told(one) for cluster in self.buried for one in cluster.left()]
         return found
 
+    def output_of(self, run: Path) -> Path:
+        """Where the drivers of a run print to: not on the storage that fails, as a terminal or a job's log is not."""
+        return self.out / f"{run.name}.txt"
+
     def keep(self, run: Path) -> Path:
         """Copy a run, and what it printed, out of the bounded file system."""
         kept = self.out / "kept" / run.name
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(run, kept)
-        if (said := run.with_name(f"{run.name}.txt")).is_file():
+        if (said := self.output_of(run)).is_file():
             shutil.copy(said, kept / "printed.txt")
         return kept
 

@@ -79,7 +79,7 @@ class Trial:
         self, grounds: Grounds, run: Path, seed: int, *, blows: Sequence[Blow] = (), quiet: Account | None = None
     ) -> None:
         self.grounds, self.run, self.quiet = grounds, run, quiet
-        self.output = run.with_name(f"{run.name}.txt")
+        self.output = grounds.output_of(run)
         self.todo = list(blows)
         self.result = Result(seed)
         self.told: list[Told] = []
