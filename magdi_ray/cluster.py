@@ -25,6 +25,7 @@ from magdi_ray.errors import ConfigError, EngineError
 from magdi_ray.observe.logs import WORKER_HOOK
 from magdi_ray.observe.where import handed_on
 from magdi_ray.placement import GROUP, Fleet, fleet_of
+from magdi_ray.storage import appending
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ def remarks_to(path: Path) -> Iterator[None]:
     """
     own = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
     before = sys.stderr
-    with path.open("a", encoding="utf-8") as log, redirect_stdout(log):
+    with appending(path) as log, redirect_stdout(log):
         sys.stderr.flush()
         os.dup2(log.fileno(), 2)
         sys.stderr = own

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -201,6 +201,17 @@ def write_text(place: str, text: str) -> None:
                 make_directory(filesystem, path.rpartition("/")[0])
                 with filesystem.open_output_stream(path) as stream:
                     stream.write(text.encode())
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[TextIO]:
+    """A local log to append to; what its storage does not take at the end is lost, and hides no error of the body."""
+    log = path.open("a", encoding="utf-8")
+    try:
+        yield log
+    finally:
+        with suppress(OSError):
+            log.close()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from magdi_ray.errors import ConfigError, RunError
 from magdi_ray.storage import (
+    appending,
     cache_directory,
     collect,
     deliver,
@@ -110,3 +112,14 @@ def test_file_systems_travel_to_workers(where: str) -> None:
     filesystem, path = pickle.loads(pickle.dumps(open_storage(where)))
     assert path.strip("/").endswith("run")
     assert filesystem.type_name
+
+
+def test_a_log_that_cannot_be_written_at_its_end_hides_no_error(tmp_path: Path) -> None:
+    def fail() -> None:
+        with appending(tmp_path / "ray.log") as log:
+            log.write("unwritten")
+            os.close(log.fileno())  # so that the last of it has nowhere to go
+            raise RunError("the real one")
+
+    with pytest.raises(RunError, match="the real one"):
+        fail()
