@@ -44,6 +44,8 @@ REMEDIES = {
     errno.EACCES: "Check who may read and write it.",
     errno.EPERM: "Check who may read and write it.",
     errno.EMFILE: "Raise the number of open files: ulimit -n.",
+    errno.EIO: "The storage failed: look at the disk, or at the server it is mounted from, and run the same command again.",
+    errno.ESTALE: "The storage went away: look whether it is still mounted, and run the same command again.",
     errno.EADDRINUSE: "Choose another port, or stop what listens there.",
 }
 """What a person does about what a machine refuses."""

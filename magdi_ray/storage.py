@@ -112,7 +112,8 @@ def retrying() -> Retrying:
 
     Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
     """
-    wait, mistakes = wait_random_exponential(multiplier=0.5, max=8), (MagdiError, TypeError, ValueError, FileNotFoundError)
+    wait = wait_random_exponential(multiplier=0.5, max=8)
+    mistakes = (MagdiError, TypeError, ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
     return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_not_exception_type(mistakes), reraise=True)
 
 
@@ -215,11 +216,18 @@ def appending(path: Path) -> Iterator[TextIO]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a local file so that a reader sees the old one or the whole new one."""
+    """Write a local file so that a reader sees the old or the whole new one; storage that fails is asked again (`retrying`)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    for attempt in retrying():
+        with attempt:
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp")
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            except OSError:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
 
 
 def deliver(source: Path, place: str) -> None:

@@ -164,7 +164,7 @@ def test_a_place_where_no_run_can_be_is_refused_in_words(refused: Refused, tmp_p
     assert "is written s3://BUCKET/RUN" in refused("run", TINY, "--out", "s3:/bucket/run")
 
 
-@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "Free space there"), (errno.EADDRINUSE, "Choose another port")])
+@pytest.mark.parametrize(("number", "remedy"), [(errno.ENOSPC, "Free space there"), (errno.EIO, "run the same command again")])
 def test_what_the_machine_refuses_is_said_with_a_remedy(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from magdi_ray.storage import (
     names,
     open_storage,
     read_text,
+    write_atomically,
     write_text,
 )
 
@@ -112,6 +114,20 @@ def test_file_systems_travel_to_workers(where: str) -> None:
     filesystem, path = pickle.loads(pickle.dumps(open_storage(where)))
     assert path.strip("/").endswith("run")
     assert filesystem.type_name
+
+
+def test_a_file_that_storage_refuses_for_a_moment_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, refused = Path.replace, list[Path]()
+
+    def failing(self: Path, target: Path) -> Path:
+        if not refused:
+            refused.append(self)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    write_atomically(tmp_path / "times.json", "{}")
+    assert (files(tmp_path), len(refused)) == ({"times.json": "{}"}, 1)
 
 
 def test_a_log_that_cannot_be_written_at_its_end_hides_no_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from magdi_ray.debate.revision import revision_messages
 from magdi_ray.evaluate.answers import judge
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.evaluate.metrics import Key
-from magdi_ray.storage import retrying, write_atomically
+from magdi_ray.storage import write_atomically
 from magdi_ray.tasks.base import Question, Task
 from magdi_ray.tasks.load import load_task
 
@@ -66,6 +66,4 @@ def write_times(path: Path, exam: Examination, times: Mapping[Key, float]) -> No
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     identity = {one.system: one.identity for one in exam.timed}
     kept |= {f"{key.task}|{key.split}|{identity[key.system]}": seconds for key, seconds in times.items()}
-    for attempt in retrying():
-        with attempt:
-            write_atomically(path, json.dumps(kept, indent=1))
+    write_atomically(path, json.dumps(kept, indent=1))

@@ -168,7 +168,7 @@ def test_a_full_queue_is_told_and_the_clients_own_retry_succeeds(live: Live) -> 
     async def run() -> tuple[list[httpx.Response], Any]:
         retrying = openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=12, timeout=120)
         async with client_of(live) as client, retrying:
-            burst = [client.post("/v1/chat/completions", json=asking("kim", max_tokens=30)) for _ in range(320)]
+            burst = [client.post("/v1/chat/completions", json=asking("kim", max_tokens=80)) for _ in range(320)]
             sent = asyncio.gather(*burst)
             await asyncio.sleep(0.5)
             patient = [retrying.chat.completions.create(**asking("kim", max_tokens=20)) for _ in range(12)]
