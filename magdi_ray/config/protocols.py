@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from magdi_ray.config.base import Section, absolute
+from magdi_ray.config.base import Section, absolute, later
 
 
 class Decision(Section):
@@ -32,7 +32,23 @@ PromptSource = str | dict[str, str] | None
 """Templates by name, the path of a YAML file that holds them, or None for the protocol's own."""
 
 
-class ReconcileConfig(Section):
+class DiscussionConfig(Section):
+    """What protocols share in which all answer, round after round."""
+
+    students: tuple[str, ...] = later(())
+    """Those of `debate.agents` that answer in the initial round only: the others are shown what they said and go on without
+    them (on-policy: teachers answer what a student gets wrong)."""
+
+    @model_validator(mode="after")
+    def _somebody_answers_them(self) -> DiscussionConfig:
+        if len(set(self.students)) < len(self.students):
+            raise ValueError(f"students names each of them once, found {list(self.students)}")
+        if self.students and getattr(self, "rounds", 1) < 1:
+            raise ValueError("students are heard in the discussion: with rounds: 0 nobody is shown what they said")
+        return self
+
+
+class ReconcileConfig(DiscussionConfig):
     """The round table of arXiv 2309.13007."""
 
     name: Literal["reconcile"]
@@ -47,7 +63,7 @@ class ReconcileConfig(Section):
     decision: Decision = CONFIDENCE
 
 
-class SocietyConfig(Section):
+class SocietyConfig(DiscussionConfig):
     """Society of minds (Du et al. 2023, arXiv 2305.14325): each agent is shown the others' replies word for word."""
 
     name: Literal["society"]

@@ -149,13 +149,16 @@ class DebateConfig(Section):
         judge = decision.agent if (decision := getattr(self.protocol, "decision", None)) else None
         if judge is not None and judge not in names:
             raise ValueError(f"protocol.decision.agent is {judge!r}, but the agents are {names}")
-        debaters = len(names) - (judge is not None)
+        students = getattr(self.protocol, "students", ())
+        if strangers := [name for name in students if name not in names or name == judge]:
+            raise ValueError(f"protocol.students names agents that debate; {strangers} are none of {names}, or judge")
+        debaters = len(names) - (judge is not None) - len(students)
         if self.protocol.name in ("single", "self_consistency") and debaters != 1:
             raise ValueError(f"protocol {self.protocol.name} takes exactly one agent, found {names}")
         if self.protocol.name == "critique" and debaters < 2:
             raise ValueError(f"protocol critique takes one agent that answers and at least one critic, found {names}")
         if debaters < 1:
-            raise ValueError("somebody has to debate: the only agent is the judge")
+            raise ValueError("somebody has to debate: every agent is the judge or a student")
         return self
 
     @model_validator(mode="after")

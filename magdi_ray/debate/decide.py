@@ -76,7 +76,8 @@ def _judged(task: Task, decision: Decision, debate: Debate) -> Debate:
     answer = debate.turns[-1].answer
     if answer is None:
         return _ended(debate, tally(task, ballots(debate, debate.rounds - 2)))
-    share = agreement(task, debate, debaters(debate.agents, decision), answer)
+    heard = [debate.turns[i].agent for i in debate.positions(debate.rounds - 2)]
+    share = agreement(task, debate, heard, answer)
     return replace(debate, answer=answer, agreement=share, stopped="rounds")
 
 

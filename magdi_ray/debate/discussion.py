@@ -25,6 +25,8 @@ class Discussion(ABC):
     rounds: int
     """Discussion rounds after the initial one, at most."""
     decision: Decision
+    students: tuple[str, ...]
+    """Agents that answer in the initial round only, and of which the others are shown what they said."""
     name: str
 
     def start(self, question: Question, agents: Sequence[str]) -> Debate:
@@ -32,8 +34,8 @@ class Discussion(ABC):
         return Debate(question=question, agents=tuple(agents), protocol=self.name)
 
     def most_calls(self, agents: int) -> int:
-        """Every debater in every round, and the judge once."""
-        return longest(agents, self.rounds + 1, self.decision)
+        """Every debater in every round, a student in the initial one, and the judge once."""
+        return longest(agents - len(self.students), self.rounds + 1, self.decision) + len(self.students)
 
     def next_asks(self, debate: Debate) -> tuple[Ask, ...]:
         """What to ask everyone in the coming round, or the judge after the last; empty when the debate has ended."""
@@ -41,7 +43,8 @@ class Discussion(ABC):
             return ()
         if debate.rounds > self.rounds:
             return (judge_ask(self.task, self.decision, debate, self._judge_template()),)
-        return tuple(self._ask(debate, agent) for agent in debaters(debate.agents, self.decision))
+        silent = self.students if debate.rounds else ()
+        return tuple(self._ask(debate, agent) for agent in debaters(debate.agents, self.decision) if agent not in silent)
 
     def advance(self, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
         """The debate after one more round."""

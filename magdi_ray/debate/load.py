@@ -50,9 +50,10 @@ def load_protocol(config: ProtocolConfig, task: Task) -> DebateProtocol:
             convincing = {}
             if config.convincing is not None:
                 convincing = read_convincing(Path(resolve_model(config.convincing)), task, most=config.convincing_samples)
-            return reconcile.Reconcile(task, config.rounds, prompts, config.decision, convincing)
+            return reconcile.Reconcile(task, config.rounds, prompts, config.decision, convincing, config.students)
         case SocietyConfig():
-            return society.Society(task, config.rounds, load_prompts(config.prompts, society.Prompts), config.decision)
+            words = load_prompts(config.prompts, society.Prompts)
+            return society.Society(task, config.rounds, words, config.decision, config.students)
         case SingleConfig():
             return single.Single(task, load_prompts(config.prompts, single.Prompts))
         case SelfConsistencyConfig():

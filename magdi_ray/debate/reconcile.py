@@ -94,6 +94,7 @@ class Reconcile(Discussion):
     decision: Decision = CONFIDENCE
     convincing: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict)
     """Agent -> what convinced it, as many as are to be shown."""
+    students: tuple[str, ...] = ()
     name: str = "reconcile"
 
     def _judge_template(self) -> str:

@@ -66,6 +66,7 @@ class Society(Discussion):
     rounds: int = 1
     prompts: Prompts = field(default_factory=Prompts)
     decision: Decision = MAJORITY
+    students: tuple[str, ...] = ()
     name: str = "society"
 
     def _judge_template(self) -> str:

@@ -12,40 +12,31 @@ import re
 from dataclasses import dataclass
 
 from magdi_ray.tasks.base import Question
-from magdi_ray.tasks.tiny import ANSWER, CLOSING_ANSWER, Tiny, compact
+from magdi_ray.tasks.tiny import ANSWER, Tiny
 
 STATEMENT = r"\banswer\b\s*+(?:is\b)?\s*+[:=]?\s*+(?P<word>yes|no)\b"
 WORD = re.compile(STATEMENT, re.IGNORECASE)
 CLOSING_WORD = re.compile(STATEMENT + r"\s*+[.!]?\s*+\Z", re.IGNORECASE)
-NUMBERS = Tiny()
 
 
 @dataclass(frozen=True)
-class Small:
+class Small(Tiny):
     """The task of the small world. Normal form of an answer: a whole number as `Tiny` writes it, or "yes" or "no"."""
 
     name: str = "small"
-
-    def prompt(self, question: Question) -> str:
-        """The question in compact form and nothing else: small models know no instructions."""
-        return compact(question.text)
 
     def extract(self, question: Question, reply: str) -> str | None:
         """The last "answer <whole number, yes or no>" of a reply; None when there is none."""
         number, word = list(ANSWER.finditer(reply))[-1:], list(WORD.finditer(reply))[-1:]
         if word and (not number or word[0].start() > number[0].start()):
             return word[0]["word"].lower()
-        return NUMBERS.extract(question, reply)
+        return super().extract(question, reply)
 
     def same(self, answer: str | None, gold: str | None) -> bool:
         """Whether both are the same whole number or the same word. What is neither is the same as nothing."""
         left, right = (one.strip().lower() if one is not None else None for one in (answer, gold))
-        return (left in ("yes", "no") and left == right) or NUMBERS.same(answer, gold)
-
-    def state(self, answer: str) -> str:
-        """ "answer 15"."""
-        return f"answer {answer}"
+        return (left in ("yes", "no") and left == right) or super().same(answer, gold)
 
     def reasoning(self, reply: str) -> str:
         """The reply without the answer statement at its end; one in the middle is reasoning and stays."""
-        return CLOSING_WORD.sub("", CLOSING_ANSWER.sub("", reply)).strip()
+        return CLOSING_WORD.sub("", super().reasoning(reply)).strip()

@@ -19,12 +19,7 @@ from magdi_ray.tiny.training import Example
 
 
 class Puzzle(Protocol):
-    """A question's text together with everything needed to write its solution."""
-
-    @property
-    def text(self) -> str:
-        """As it is asked."""
-        ...
+    """What is asked, together with everything needed to write its solution."""
 
     @property
     def gold(self) -> str:

@@ -26,6 +26,8 @@ PROTOCOLS: list[tuple[DebateProtocol, str]] = [
     (Reconcile(TASK, 2, convincing=TAUGHT), "abc"),
     (Reconcile(TASK, 1, decision=JUDGE), "abc"),
     (Society(TASK, 2), "abc"),
+    (Society(TASK, 2, students=("c",)), "abc"),
+    (Reconcile(TASK, 1, decision=JUDGE, students=("a",)), "abcd"),
     (Society(TASK, 0, decision=JUDGE), "ab"),
     (Single(TASK), "a"),
     (SelfConsistency(TASK, 3, decision=CONFIDENCE), "a"),

@@ -235,10 +235,15 @@ def test_quantised_weights_take_half_a_byte_and_their_scales() -> None:
     assert sizes[False] == shape.matrices * 0.5625 + 2 * rest
 
 
-def test_the_training_heads_are_counted_as_they_are_made(bench: Workbench) -> None:
-    model: DistillModel = bench.model("level4")
+@pytest.mark.parametrize("projection", [None, 16])
+@pytest.mark.parametrize("network", ["gcn", "rgcn", "gat"])
+def test_the_training_heads_are_counted_as_they_are_made(bench: Workbench, network: str, projection: int | None) -> None:
+    changes = {"network": network, "projection": projection}
+    model: DistillModel = bench.model("level4", **changes)
     heads = sum(weight.numel() for name, weight in model.named_parameters() if not name.startswith("student."))
-    assert head_parameters(from_config(model.student.config, source=""), LEVEL4) == heads
+    objectives = tuple(o.model_copy(update=changes) if o.name == "interaction" else o for o in LEVEL4.objectives)
+    recipe = LEVEL4.model_copy(update={"objectives": objectives})
+    assert head_parameters(from_config(model.student.config, source=""), recipe) == heads
 
 
 def test_the_chunk_of_logits_is_that_of_the_head() -> None:

@@ -101,9 +101,11 @@ def debates(draw: st.DrawFn, names: Sequence[str] = ALL) -> tuple[DebateProtocol
     rounds = draw(st.integers(0, 3))
     judge = Decision(rule="judge", agent=draw(st.sampled_from(agents)))
     decision = draw(st.sampled_from((CONFIDENCE, MAJORITY, judge)))
+    able = [agent for agent in agents if agent != decision.agent] if rounds else []
+    students = tuple(able[: draw(st.integers(0, len(able) - 1))]) if able else ()
     protocols: dict[str, DebateProtocol] = {
-        "reconcile": Reconcile(TASK, rounds, decision=decision),
-        "society": Society(TASK, rounds, decision=decision),
+        "reconcile": Reconcile(TASK, rounds, decision=decision, students=students),
+        "society": Society(TASK, rounds, decision=decision, students=students),
         "critique": Critique(TASK, max(1, rounds)),
         "self_consistency": SelfConsistency(TASK, rounds + 1, decision=draw(st.sampled_from((CONFIDENCE, MAJORITY)))),
         "single": Single(TASK),

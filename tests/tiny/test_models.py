@@ -20,13 +20,7 @@ from magdi_ray.tiny.world import STYLES, problems
 MODELS = Path(str(files("magdi_ray.tiny"))) / "models"
 NAMES = ("ada", "ben", "cleo", "student")
 
-
-@pytest.fixture(autouse=True)
-def one_thread():  # type: ignore[no-untyped-def]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def right(name: str, count: int = 64) -> int:

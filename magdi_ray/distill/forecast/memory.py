@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import assert_never
 
 from magdi_ray.config.distil import DeepSpeedConfig, FullTuning, LoraTuning, QloraTuning, TrainConfig
-from magdi_ray.config.recipes import RecipeConfig
+from magdi_ray.config.recipes import Interaction, RecipeConfig
 from magdi_ray.distill.forecast.shapes import StudentShape, adapted, lora_parameters
+from magdi_ray.graph.schema import EDGE_TYPES
 
 GIB = float(1 << 30)
 
 CHUNK = 512
 """Tokens whose logits are held at once (`distill.head.CHUNK`, which is not imported for its torch)."""
+
+GAT_HEADS = 4
+"""Attention heads of that graph network (`distill.graph_networks.gat.HEADS`, which is not imported for its torch)."""
 
 BUCKET = 500_000_000
 """DeepSpeed's `reduce_bucket_size`: gradients on their way to other ranks."""
@@ -75,8 +80,23 @@ def head_parameters(shape: StudentShape, recipe: RecipeConfig) -> int:
         if objective.name in ("contrast", "verify"):
             count += (shape.hidden + 2) * objective.hidden + 1
         elif objective.name == "interaction":
-            count += (shape.hidden + 3) * objective.hidden + 2
+            projection = objective.projection
+            count += (shape.hidden + 1) * projection if projection else 0
+            count += _network_parameters(projection or shape.hidden, objective)
     return count
+
+
+def _network_parameters(width: int, objective: Interaction) -> int:
+    """Weights of two layers over embeddings of some width (`distill.graph_networks`): matrices, biases, and GAT's attention."""
+    hidden, matrices = objective.hidden, (width + 2) * objective.hidden
+    match objective.network:
+        case "gcn":
+            return matrices + hidden + 2
+        case "rgcn":
+            return (len(EDGE_TYPES) + 1) * matrices + hidden + 2
+        case "gat":
+            return GAT_HEADS * (matrices + 2 * (hidden + 2)) + hidden + 2
+    assert_never(objective.network)
 
 
 def activation_bytes(trainee: Trainee, *, bf16: bool, reread: float = 0.0, gpu: bool = True) -> float:
