@@ -5,6 +5,7 @@ Knows nothing of the stages. The only module that calls `ray.init`.
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import logging
@@ -67,6 +68,8 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 """Where `ray up` leaves the autoscaler's configuration, on the head."""
 
+REFUSED = tuple(rf"(?i)\[errno {number}\]" for number in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE))
+"""How files are refused by disks that may take them a minute later."""
 DATASET_SECONDS = 5.0
 """Ray Data's scheduling loop, told to end, does so within one round of it."""
 
@@ -197,13 +200,14 @@ def remarks_to(path: Path) -> Iterator[None]:
 
 
 def quiet_ray_data() -> None:
-    """Let Ray Data work without a word: what a person wants to see of it is shown by `progress`."""
+    """Let Ray Data work without a word (`progress` shows what a person wants to see), and write again what storage refuses."""
     from ray.data import DataContext
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.retried_io_errors = [*DataContext().retried_io_errors, *REFUSED]
 
 
 def set_environment() -> dict[str, str]:

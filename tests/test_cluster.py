@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from magdi_ray.agents.limiter import start_limiter
-from magdi_ray.cluster import ending_actors, on_own_node, root_cause
+from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data, root_cause
 
 pytestmark = pytest.mark.cluster
 
@@ -28,6 +32,27 @@ def test_an_error_within_ray_data_is_told_in_the_workers_own_words(ray_cluster: 
     with pytest.raises(Exception, match="UDF failed") as raised:
         ray.data.range(4).map_batches(Refusing, compute=ActorPoolStrategy(size=1), num_cpus=0.1).materialize()
     assert root_cause(raised.value) == "ValueError: the books are closed:\n come tomorrow"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_files_that_a_disk_refuses_for_a_moment_are_written_again(ray_cluster: None, tmp_path: Path, number: int) -> None:
+    import ray.data
+    from fsspec.implementations.local import LocalFileSystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    refused = tmp_path / "refused"
+
+    class Refusing(FSSpecHandler):
+        def open_output_stream(self, path: str, metadata: Any) -> Any:
+            if not refused.exists():
+                refused.touch()
+                raise OSError(number, os.strerror(number))
+            return super().open_output_stream(path, metadata)
+
+    quiet_ray_data()
+    ray.data.range(4).write_parquet(str(tmp_path / "out"), filesystem=PyFileSystem(Refusing(LocalFileSystem())))
+    assert refused.exists()
+    assert pq.read_table(tmp_path / "out").num_rows == 4
 
 
 def test_an_actor_that_a_stage_cannot_do_without_is_wanted_on_the_drivers_node(ray_cluster: None) -> None:

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from magdi_ray.agents.base import ContextLengthError, Message
 from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.agents.weights import base_and_adapter
-from magdi_ray.cluster import quiet_ray_data
+from magdi_ray.cluster import quiet_ray_data, root_cause
 from magdi_ray.config.engines import TransformersEngine
 from magdi_ray.config.resources import ANYWHERE, Place
 from magdi_ray.distill.job import HEADS
+from magdi_ray.errors import EngineError
 from magdi_ray.evaluate.answers import Answer
 from magdi_ray.evaluate.exam import Candidate, Examination
 from magdi_ray.observe.logs import begin_work
@@ -138,7 +139,10 @@ def rate(
         num_gpus=num_gpus or None,
         **remote_options(place),
     )
-    tables = [table.cast(RATINGS) for table in rated.iter_batches(batch_size=None, batch_format="pyarrow")]
+    try:
+        tables = [table.cast(RATINGS) for table in rated.iter_batches(batch_size=None, batch_format="pyarrow")]
+    except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
+        raise EngineError(f"The replies could not be rated: {root_cause(error)}. Run again: they are not drawn anew.") from error
     found = pa.concat_tables(tables)
     pq.write_table(found, out / FILE, compression="zstd")
     return {tuple(row[name] for name in KEYS.names): row["merit"] for row in found.to_pylist() if row["merit"] is not None}

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from magdi_ray.agents.base import Message
 from magdi_ray.agents.limiter import start_limiter
 from magdi_ray.agents.pool import PooledEngine, PoolSpec, deploy_engines, retire_engines, unique_app
-from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data
+from magdi_ray.cluster import ending_actors, on_own_node, quiet_ray_data, root_cause
 from magdi_ray.config.engines import ApiEngine
 from magdi_ray.errors import EngineError, MagdiError
 from magdi_ray.evaluate.answers import iter_answers
@@ -264,7 +264,11 @@ def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any
         )
     )
     files = {"num_cpus": FILE_CPUS}
-    answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE, ray_remote_args=files)
+    try:
+        answers.write_parquet(target, filesystem=writing, min_rows_per_file=ROWS_PER_FILE, ray_remote_args=files)
+    except Exception as error:  # Ray wraps whatever happened in a worker; the person needs the worker's own words
+        told = f"The evaluation was broken off: {root_cause(error)}. Run again: no reply is asked for twice."
+        raise EngineError(told) from error
 
 
 def own_workers(own: Sequence[Candidate], have: Mapping[str, float]) -> int:

@@ -285,16 +285,29 @@ def test_times_are_kept_for_the_very_same_weights_and_no_others(tmp_path: Path) 
     assert read_times(tmp_path / "times.json", exam.of([replace(LOCAL, identity="other")])) == {}
 
 
+def of_one_student(directory: Path, *, num_cpus: float) -> tuple[Examination, list[str]]:
+    """What a bundled student is asked at, its questions beside it, and their ids."""
+    questions = [Question(f"q{i}", f"Kim has {i} figs. How many figs does Kim have?", str(i), "test") for i in range(3, 20)]
+    write_asked(directory / "asked.parquet", [Paper(MadeTask(name="tiny"), "in", tuple(questions))])
+    student = TransformersEngine(type="transformers", model="pkg://magdi_ray/tiny/models/student")
+    own = Candidate("base", student, "base", Sampling(max_tokens=8, temperature=0.0), num_cpus=num_cpus, own=True, size=1)
+    (directory / "replies").mkdir()
+    replies, times = str(directory / "replies"), str(directory / "times")
+    return Examination((MadeTask(name="tiny"),), (own,), 0, replies, "run", 8, 0.0, times=times), [q.id for q in questions]
+
+
 @pytest.mark.cluster
 @pytest.mark.timeout(300)
 def test_an_evaluation_goes_on_where_no_node_has_a_whole_cpu_left(ray_cluster: None, tmp_path: Path) -> None:
-    questions = [Question(f"q{i}", f"Kim has {i} figs. How many figs does Kim have?", str(i), "test") for i in range(3, 20)]
-    write_asked(tmp_path / "asked.parquet", [Paper(MadeTask(name="tiny"), "in", tuple(questions))])
-    student = TransformersEngine(type="transformers", model="pkg://magdi_ray/tiny/models/student")
-    # On the 4 CPUs of this Ray one worker of 3.5 leaves half of one.
-    own = Candidate("base", student, "base", Sampling(max_tokens=8, temperature=0.0), num_cpus=3.5, own=True, size=1)
-    replies, times = tmp_path / "replies", str(tmp_path / "times")
-    replies.mkdir()
-    exam = Examination((MadeTask(name="tiny"),), (own,), 0, str(replies), "run", 8, 0.0, times=times)
+    exam, asked = of_one_student(tmp_path, num_cpus=3.5)  # of the 4 CPUs of this Ray one worker leaves half of one
     run_answers(exam, questions=tmp_path / "asked.parquet", out=tmp_path / "answers", shared=str(tmp_path))
-    assert sorted(answer.question_id for answer in iter_answers(tmp_path / "answers")) == sorted(q.id for q in questions)
+    assert sorted(answer.question_id for answer in iter_answers(tmp_path / "answers")) == sorted(asked)
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_answers_that_cannot_be_written_end_it_in_words(ray_cluster: None, tmp_path: Path) -> None:
+    exam, _ = of_one_student(tmp_path, num_cpus=1.0)
+    (tmp_path / "answers").write_text("a file where a directory has to be")
+    with pytest.raises(EngineError, match=r"broken off: \w+Error: .*(?s:.*)Run again: no reply is asked for twice"):
+        run_answers(exam, questions=tmp_path / "asked.parquet", out=tmp_path / "answers", shared=str(tmp_path))
