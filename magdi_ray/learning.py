@@ -53,7 +53,8 @@ def _check_debate(debate: DebateConfig, recipe: RecipeConfig) -> None:
             f"Recipe {recipe.name!r} would learn nothing: nodes.roles is {list(recipe.nodes.roles)}, but {told}. "
             "Choose other roles, agents or protocol."
         )
-    last = getattr(debate.protocol, "rounds", 0)
+    only_students = all(roles[name] == "student" for name in chosen if roles[name] in recipe.nodes.roles)
+    last = 0 if only_students else getattr(debate.protocol, "rounds", 0)
     if recipe.nodes.rounds != "all" and not any(0 <= number <= last for number in recipe.nodes.rounds):
         raise ConfigError(
             f"Recipe {recipe.name!r} would learn nothing: nodes.rounds is {list(recipe.nodes.rounds)}, but the debates have the "
@@ -97,7 +98,9 @@ def speakers(debate: DebateConfig) -> dict[str, str]:
     decision = getattr(debate.protocol, "decision", None)
     judge = decision.agent if decision else None
     critics = names[1:] if debate.protocol.name == "critique" else []
-    return {name: "judge" if name == judge else "critic" if name in critics else "debater" for name in names}
+    students = getattr(debate.protocol, "students", ())
+    special = dict.fromkeys(critics, "critic") | dict.fromkeys(students, "student") | ({judge: "judge"} if judge else {})
+    return {name: special.get(name, "debater") for name in names}
 
 
 def _check_tuning(config: RunConfig) -> None:

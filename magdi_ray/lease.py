@@ -255,7 +255,7 @@ class Lease:
         if is_url(self.place):
             write_text(target, record.dumped())
         elif Path(target).is_file():  # a run directory that was moved away is not made anew
-            write_atomically(Path(target), record.dumped())
+            write_atomically(Path(target), record.dumped(), attempts=1)  # the next renewal is the next attempt
         else:
             raise FileNotFoundError(f"{target} is gone: was the run's directory moved or deleted?")
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from tenacity import Retrying, retry_if_not_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from magdi_ray.errors import ConfigError, MagdiError, RunError
 
@@ -107,14 +107,16 @@ def as_fsspec(filesystem: Any) -> Any:
     return filesystem.handler.fs if isinstance(filesystem, PyFileSystem) else ArrowFSWrapper(filesystem)
 
 
-def retrying() -> Retrying:
-    """Five attempts over at most eight seconds, for failures of storage; then the last one is raised.
+def retrying(attempts: int = 5) -> Retrying:
+    """Some attempts, five of them over at most eight seconds, for failures of storage; then the last one is raised.
 
     Not every fsspec file system raises OSError, so only what tells of a mistake in the call is not tried again.
     """
     wait = wait_random_exponential(multiplier=0.5, max=8)
     mistakes = (MagdiError, TypeError, ValueError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-    return Retrying(stop=stop_after_attempt(5), wait=wait, retry=retry_if_not_exception_type(mistakes), reraise=True)
+    # Within its blocks tenacity catches what interrupts a process too.
+    failure = retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, mistakes))
+    return Retrying(stop=stop_after_attempt(attempts), wait=wait, retry=failure, reraise=True)
 
 
 def listing(place: str, *, recursive: bool = False) -> dict[str, int]:
@@ -215,11 +217,11 @@ def appending(path: Path) -> Iterator[TextIO]:
             log.close()
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str, *, attempts: int = 5) -> None:
     """Write a local file so that a reader sees the old or the whole new one; storage that fails is asked again (`retrying`)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in retrying():
+    for attempt in retrying(attempts):
         with attempt:
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:6]}.tmp")
             try:
                 temporary.write_text(text, encoding="utf-8")

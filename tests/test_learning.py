@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,23 @@ def test_a_setting_nothing_could_be_learned_with_is_refused_before_anything_star
     with pytest.raises(ConfigError, match=f"(?s){words}"):
         check_run(load_config(TINY, [setting]), Run(tmp_path / "run"), until="student")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ("{roles: [student], rounds: [1]}", "rounds 0 to 0"),
+        ("{agents: [pupil]}", "pupil is a student"),
+        ("{roles: [student]}", ""),
+    ],
+)
+def test_a_student_at_the_table_speaks_in_the_first_round_only(
+    nodes: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUPIL", "pkg://magdi_ray/tiny/models/student")
+    config = load_config(TINY.with_name("on-policy.yaml"), [f"distil.recipe={{name: on-policy, nodes: {nodes}, {NEXT}}}"])
+    with pytest.raises(ConfigError, match=words) if words else nullcontext():
+        check_run(config, Run(tmp_path / "run"), until="student")
 
 
 def test_a_good_configuration_is_accepted(tmp_path: Path) -> None:

@@ -130,6 +130,15 @@ def test_a_file_that_storage_refuses_for_a_moment_is_written_again(tmp_path: Pat
     assert (files(tmp_path), len(refused)) == ({"times.json": "{}"}, 1)
 
 
+def test_what_interrupts_a_process_is_not_taken_for_failing_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "times.json", "{}")
+
+
 def test_a_log_that_cannot_be_written_at_its_end_hides_no_error(tmp_path: Path) -> None:
     def fail() -> None:
         with appending(tmp_path / "ray.log") as log:

@@ -170,12 +170,14 @@ def tiny_build(
     quick: Annotated[bool, typer.Option(help="Seconds instead of minutes; the models learn next to nothing.")] = False,
 ) -> None:
     """Train a world's teachers and students from nothing: for `tiny` those that are shipped, for `small` three teachers and nine
-    students of three sizes and strengths, on a GPU within half an hour; without one, build it reduced.
+    students of three sizes and strengths, on a GPU; without one, build it reduced.
 
     Example: magdi tiny build --out models
 
     Example: magdi tiny build --world small --reduced --out runs/small-models
     """
+    import torch
+
     from magdi_ray.progress import console
     from magdi_ray.small.corpus import REDUCED, WHOLE
     from magdi_ray.tiny.build import build
@@ -183,6 +185,8 @@ def tiny_build(
 
     if reduced and world == "tiny":
         raise ConfigError("the tiny world has one form only. Leave --reduced out, or build --world small.")
+    if world == "small" and not (reduced or quick or torch.cuda.is_available()):
+        raise ConfigError("the whole small world is built on a GPU, and this machine has none. Add --reduced for a smaller form.")
     school = SCHOOL if world == "tiny" else REDUCED if reduced else WHOLE
     build(school.quick if quick else school, out, seed=seed, progress=lambda line: console.print(line, markup=False))
 

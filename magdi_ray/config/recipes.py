@@ -165,8 +165,9 @@ class NodeSelection(Section):
     agents: Literal["all", "best"] | tuple[str, ...] = "all"
     """`best`: the one agent with the most correct round-0 replies on the training questions."""
     rounds: Literal["all"] | tuple[int, ...] = "all"
-    roles: tuple[Literal["debater", "critic", "judge"], ...] = ("debater",)
-    """What a critic or a judge writes is about others' replies, which the student never sees."""
+    roles: tuple[Literal["debater", "critic", "judge", "student"], ...] = ("debater",)
+    """What a critic or a judge writes is about others' replies, which the student never sees. student: what a student at the
+    table said itself (`students` of a protocol), for recipes that learn from its own replies."""
     together: int | None = later(None, ge=2)
     """So many replies of a graph, at most, are one unit of a step; a larger graph is dealt out over several units, correct and
     incorrect replies in turn, and edges between units are lost. A step then holds as many different questions as one of `level2`.

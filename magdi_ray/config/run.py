@@ -60,6 +60,8 @@ class RunConfig(Section):
             raise ValueError(
                 f"agents and recipes need names distinct from each other and from base and vote, found {twice} twice"
             )
+        silent = getattr(self.debate.protocol, "students", ()) if self.debate else ()
+        names = [name for name in names if name not in silent]  # students at the table are no systems of the evaluation
         for one, other in self.evaluate.comparisons:
             if one == other:
                 raise ValueError(f"evaluate.comparisons compares {one!r} with itself")

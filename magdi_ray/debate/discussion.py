@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 
 from magdi_ray.agents.base import Reply
 from magdi_ray.config.protocols import Decision
@@ -44,7 +45,8 @@ class Discussion(ABC):
         if debate.rounds > self.rounds:
             return (judge_ask(self.task, self.decision, debate, self._judge_template()),)
         silent = self.students if debate.rounds else ()
-        return tuple(self._ask(debate, agent) for agent in debaters(debate.agents, self.decision) if agent not in silent)
+        asks = [self._ask(debate, agent) for agent in debaters(debate.agents, self.decision) if agent not in silent]
+        return tuple(replace(ask, role="student") if ask.agent in self.students else ask for ask in asks)
 
     def advance(self, debate: Debate, asks: Sequence[Ask], replies: Sequence[Reply]) -> Debate:
         """The debate after one more round."""

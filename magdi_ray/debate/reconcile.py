@@ -107,7 +107,8 @@ class Reconcile(Discussion):
         shown = tuple(i for i in debate.positions(round_ - 1) if debate.turns[i].answer is not None)
         table = debaters(debate.agents, self.decision)
         seen = views(self.task, debate, shown, table=table, reader=agent)
-        others = [(number, self.convincing.get(name, ())) for number, name in enumerate(table, start=1) if name != agent]
+        silent = (agent, *self.students)
+        others = [(number, self.convincing.get(name, ())) for number, name in enumerate(table, start=1) if name not in silent]
         message = user_message(
             self.prompts.discussion,
             self.task,

@@ -15,8 +15,9 @@ from magdi_ray.tasks.base import Question, Task
 
 Status = Literal["ok", "unparsed"]
 Stopped = Literal["consensus", "rounds", "error", "running"]
-Role = Literal["debater", "critic", "judge"]
-"""What an agent was asked to do: answer, find fault with another's answer, or decide between answers."""
+Role = Literal["debater", "critic", "judge", "student"]
+"""What an agent was asked to do: answer, find fault with another's answer, decide between answers, or answer once.
+A student is heard by the others, and has no part in what the team answers."""
 ConfidenceSource = Literal["stated", "token_probability", "none"]
 
 
@@ -53,7 +54,7 @@ class Debate:
     answer: str | None = None
     """The team's answer; None until the debate ended, and when nobody gave an answer."""
     agreement: float = 0.0
-    """Share of the agents whose last reply gave the team's answer: of those that debate (a judge is none of them), or of an
+    """Share of the agents whose last reply gave the team's answer: of those that debate (judges and students are none), or of an
     agent's samples where all replies are one agent's."""
     stopped: Stopped = "running"
     error: str | None = None

@@ -165,7 +165,7 @@ def spent_before(replies: str, run: str, waste: Path) -> dict[str, Spend]:
 def write_waste(file: Path, before: Mapping[str, Spend], since: Mapping[str, Spend]) -> None:
     """Keep what failed calls cost: `before` this attempt, and `since` it began."""
     both = {agent: before.get(agent, Spend()) + since.get(agent, Spend()) for agent in {*before, *since}}
-    write_atomically(file, json.dumps({agent: asdict(spend) for agent, spend in sorted(both.items())}))
+    write_atomically(file, json.dumps({agent: asdict(spend) for agent, spend in sorted(both.items())}), attempts=1)
 
 
 def plan_table(plan: Plan, paid: Spend) -> Table:

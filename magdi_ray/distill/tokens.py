@@ -168,11 +168,12 @@ def _part(graph: GraphTokens, places: Sequence[int]) -> GraphTokens:
 
 
 def first_correct(mags: Iterable[Mag]) -> Counter[str]:
-    """Each agent's number of correct round-0 replies; agents without one are named too."""
+    """Each debater's number of correct round-0 replies; agents without one are named too."""
     score: Counter[str] = Counter()
     for mag in mags:
-        score.update({node.agent: 0 for node in mag.nodes if node.round == 0})
-        score.update(node.agent for node in mag.nodes if node.round == 0 and node.correct)
+        first = [node for node in mag.nodes if node.round == 0 and node.role == "debater"]
+        score.update({node.agent: 0 for node in first})
+        score.update(node.agent for node in first if node.correct)
     return score
 
 

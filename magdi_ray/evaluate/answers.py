@@ -119,7 +119,8 @@ def debate_answers(
 ) -> Iterator[Answer]:
     """Every teacher alone (its first reply of round 0) and the debate's vote, read off the graphs of held-out questions.
 
-    Critics and judges, who never answer alone, are no systems of their own. `prices`: what each agent's tokens cost.
+    Critics and judges, who never answer alone, are no systems of their own, nor are students at the table. `prices`: what each
+    agent's tokens cost.
 
     `failures`: ids of questions whose debate failed. They are wrong for all of them, as a question without a reply is for a
     student; a question that was never debated has no row.
@@ -130,7 +131,7 @@ def debate_answers(
         question = mag.question
         if missing.pop(question.id, None) is None:
             continue
-        first = {node.agent: node for node in reversed(mag.nodes) if node.round == 0}
+        first = {node.agent: node for node in reversed(mag.nodes) if node.round == 0 and node.role == "debater"}
         alone.setdefault(question.split, {}).update(dict.fromkeys(first))
         for agent, node in sorted(first.items(), key=lambda item: mag.agents.index(item[0])):
             yield _said(question, agent, node.text, node.answer, [node], task, prices or {}, node.confidence)

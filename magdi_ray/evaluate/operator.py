@@ -37,9 +37,16 @@ class Tally:
     def __init__(self) -> None:
         self.answers: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
+        self.starts = 0
+
+    def begin(self) -> int:
+        """Count a worker that starts; returns how many have since there was an answer."""
+        self.starts += 1
+        return self.starts
 
     def add(self, system: str, answers: int, failed: int) -> None:
         """Count some answers of a system, `failed` of which are none."""
+        self.starts = 0
         self.answers[system] += answers
         self.failed[system] += failed
 
@@ -141,9 +148,12 @@ class AnswerOperator:
     """The Ray Data operator: asks every candidate every question of a batch; those it has to decode for itself one after the
     other, all others at once."""
 
-    def __init__(self, exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any) -> None:
+    def __init__(self, exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any, most_starts: int) -> None:
+        import ray
+
         begin_work(exam.run, "evaluation")
         self.exam, self.tally = exam, tally
+        self.starts, self.most_starts = ray.get(tally.begin.remote()), most_starts
         self.tasks: dict[str, Task] = {task.name: load_task(task) for task in exam.tasks}
         self.store = ReplyStore(exam.replies, run=exam.run)
         self.admission = LimiterClient(limiter, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
@@ -169,6 +179,11 @@ class AnswerOperator:
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
         """Answers to a batch of questions, question by question, candidate by candidate."""
+        if self.starts > self.most_starts:  # Ray would start it again for ever
+            raise EngineError(
+                f"workers were started {self.starts} times and died before they had an answer, as they do where memory runs out. "
+                "Lower evaluate.max_batch_size, or give each more room by evaluate.num_cpus"
+            )
         rows = [asked(row) for row in batch.to_pylist()]
         others = [one for one in self.exam.candidates if not one.own]
         work = [self._counted(task, question, one) for task, question in rows for one in others]

@@ -55,6 +55,8 @@ WRITING_CPUS = 1.0
 """Left to the tasks of Ray Data that write files; without any, nothing would ever be asked."""
 FILE_CPUS = 0.1
 """What one such task reserves: no node may have a whole CPU left, wherever Ray puts the workers."""
+RESTARTS = 3
+"""Times a worker whose process died is started again, on average, before there is an answer."""
 FEWEST = 16
 """Questions that a worker is worth: it loads every student anew."""
 
@@ -254,9 +256,9 @@ def _stream(exam: Examination, apps: Mapping[str, str], tally: Any, limiter: Any
     writing, target = open_storage(out)
     answers = (
         # Ray Data reserves a whole CPU, and on one node, for what lists files or describes tables; rows take no task.
-        ray.data.from_items(rows, override_num_blocks=max(1, len(rows) // batch)).map_batches(
+        ray.data.from_items(rows, override_num_blocks=max(1, -(-len(rows) // batch))).map_batches(
             AnswerOperator,
-            fn_constructor_args=(exam, apps, tally, limiter),
+            fn_constructor_args=(exam, apps, tally, limiter, workers * (1 + RESTARTS)),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=calls, max_concurrent_calls_per_actor=calls),

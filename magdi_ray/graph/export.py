@@ -141,7 +141,7 @@ def _labelled(mags: Iterable[Mag], task: Task, left_out: Books) -> Iterator[tupl
             left_out["graphs without labels"] += 1
             continue
         own = [node for node in mag.nodes if node.role == "debater"]
-        left_out["critics' and judges' nodes, which answer nobody's question"] += len(mag.nodes) - len(own)
+        left_out["nodes of other roles than debaters"] += len(mag.nodes) - len(own)
         texts = [(node, student_reply(task, node)) for node in own]
         taught = [(node, text) for node, text in texts if text is not None]
         left_out["nodes with no reasoning left to teach"] += len(texts) - len(taught)

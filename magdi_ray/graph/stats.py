@@ -120,12 +120,12 @@ def _vote(nodes: Sequence[Node], task: Task) -> Verdict:
 
 
 def _first(mag: Mag) -> list[Node]:
-    return [node for node in mag.nodes if node.round == 0]
+    return [node for node in mag.nodes if node.round == 0 and node.role != "student"]
 
 
 def _last(mag: Mag) -> list[Node]:
     """The replies of each debater's own last round: critics and those they criticise speak in different ones."""
-    spoken = [node for node in mag.nodes if node.role != "judge"]
+    spoken = [node for node in mag.nodes if node.role in ("debater", "critic")]
     rounds = {node.agent: node.round for node in spoken}
     return [node for node in spoken if node.round == rounds[node.agent]]
 

@@ -104,7 +104,7 @@ WHOLE = School(
         tables=(6_000, 14_000),
     ),
 )
-"""Teachers of 5 million parameters; a GPU's half hour."""
+"""Teachers of 5 million parameters, for a GPU."""
 
 REDUCED = replace(
     WHOLE,
@@ -113,6 +113,6 @@ REDUCED = replace(
         {"weak": (4_000, 1), "fair": (12_000, 1), "saturated": (12_000, 4)},
     ),
     plan=Plan(size=TEACHER_SIZE, puzzles=48_000, drills=8_000, tables=(2_400, 5_600)),
-    reduced="Reduced: teachers of 0.5 million parameters instead of 5, a quarter of their practice, the largest students half as "
-    "deep; students that count as saturated had four passes at most.",
+    reduced="Reduced: teachers of 0.5 million parameters instead of 5, a quarter of their practice, the largest students of a "
+    "third of the size; students that count as saturated had four passes at most.",
 )

@@ -7,7 +7,7 @@ and its solution in the three styles, of which the last names the rule before wh
 
     terse     hen bird . but hen no fly . answer no
     spoken    a hen is a bird . but a hen can not fly . answer no
-    planned   fly over wall ? but hen no fly . hen bird . answer no
+    planned   fly over wall . but hen no fly . hen bird . answer no
 
 A claim holds what is believed about it: someone who takes fish for beasts reasons soundly, and from there.
 """
@@ -29,13 +29,31 @@ Style = Literal["terse", "spoken", "planned"]
 STYLES: tuple[Style, ...] = get_args(Style)
 
 WEIGHTS: Mapping[Kind, Mapping[str, int]] = {
-    "bird": {"robin": 2, "hen": 3, "owl": 3, "swan": 5, "crow": 2, "duck": 3, "hawk": 4, "goose": 4},
-    "fish": {"trout": 2, "carp": 4, "eel": 2, "perch": 1, "pike": 4, "cod": 4, "tuna": 7, "shark": 8},
-    "beast": {"fox": 5, "mouse": 1, "horse": 8, "cow": 8, "goat": 6, "wolf": 6, "bear": 8, "cat": 4},
-    "bug": {"ant": 1, "bee": 1, "wasp": 1, "moth": 1, "beetle": 2, "gnat": 1, "flea": 1, "cricket": 2},
-    "tree": {"oak": 9, "elm": 9, "pine": 8, "birch": 7, "ash": 8, "willow": 7, "maple": 8, "cedar": 9},
-    "boat": {"canoe": 5, "raft": 6, "ferry": 9, "yacht": 9, "barge": 9, "kayak": 4, "sloop": 8, "punt": 6},
-}
+    "bird": {
+        "robin": 2, "hen": 3, "owl": 3, "swan": 5, "crow": 2, "duck": 3, "hawk": 4, "goose": 4,
+        "gull": 3, "dove": 2, "finch": 1, "wren": 1, "stork": 5, "crane": 5, "heron": 4, "emu": 7,
+    },
+    "fish": {
+        "trout": 2, "carp": 4, "eel": 2, "perch": 1, "pike": 4, "cod": 4, "tuna": 7, "shark": 8,
+        "herring": 1, "bass": 4, "sole": 2, "ray": 6, "salmon": 5, "tench": 3, "bream": 3, "marlin": 8,
+    },
+    "beast": {
+        "fox": 5, "mouse": 1, "horse": 8, "cow": 8, "goat": 6, "wolf": 6, "bear": 8, "cat": 4,
+        "dog": 5, "pig": 7, "rat": 1, "hare": 3, "lion": 8, "deer": 6, "otter": 4, "mole": 1,
+    },
+    "bug": {
+        "ant": 1, "bee": 1, "wasp": 1, "moth": 1, "beetle": 2, "gnat": 1, "flea": 1, "cricket": 2,
+        "midge": 1, "louse": 1, "mite": 1, "hornet": 2, "locust": 2, "termite": 1, "earwig": 1, "cicada": 2,
+    },
+    "tree": {
+        "oak": 9, "elm": 9, "pine": 8, "birch": 7, "ash": 8, "willow": 7, "maple": 8, "cedar": 9,
+        "beech": 9, "fir": 8, "yew": 7, "larch": 8, "alder": 7, "poplar": 8, "hazel": 5, "rowan": 5,
+    },
+    "boat": {
+        "canoe": 5, "raft": 6, "ferry": 9, "yacht": 9, "barge": 9, "kayak": 4, "sloop": 8, "punt": 6,
+        "dinghy": 4, "cutter": 8, "ketch": 8, "skiff": 4, "tug": 9, "scow": 7, "tanker": 9, "coracle": 3,
+    },
+}  # fmt: skip
 """Everything there is, by kind, with how heavy it is: 1 to `HEAVIEST`."""
 HEAVIEST = 9
 KIND_OF: Mapping[str, Kind] = {thing: kind for kind, things in WEIGHTS.items() for thing in things}
@@ -52,9 +70,10 @@ CAN: Mapping[Kind, frozenset[Ability]] = {
     "boat": frozenset(("float",)),
 }
 EXCEPTIONS: Mapping[str, Mapping[Ability, bool]] = {
-    "hen": {"fly": False}, "swan": {"swim": True}, "duck": {"swim": True}, "goose": {"swim": True},
-    "ant": {"fly": False}, "flea": {"fly": False}, "cricket": {"fly": False},
-    "bear": {"swim": True}, "horse": {"swim": True}, "eel": {"walk": True}, "ash": {"float": False}, "oak": {"float": False},
+    "hen": {"fly": False}, "swan": {"swim": True}, "duck": {"swim": True}, "goose": {"swim": True}, "gull": {"swim": True},
+    "emu": {"fly": False}, "ant": {"fly": False}, "flea": {"fly": False}, "cricket": {"fly": False}, "louse": {"fly": False},
+    "mite": {"fly": False}, "termite": {"fly": False}, "bear": {"swim": True}, "horse": {"swim": True}, "otter": {"swim": True},
+    "dog": {"swim": True}, "eel": {"walk": True}, "ash": {"float": False}, "oak": {"float": False}, "yew": {"float": False},
 }  # fmt: skip
 """What some things can or cannot, whatever their kind."""
 CROSSED_BY: Mapping[str, tuple[Ability, ...]] = {"river": ("fly", "swim", "float"), "field": ("fly", "walk"), "wall": ("fly",)}

@@ -1,8 +1,8 @@
 """The small world: stories and claims, each easy, middling or hard.
 
     stories  easy      one or two steps                          claims  easy      what something can; which of two is heavier
-             middling  two or three, some with a distractor              middling  what crosses what; which of two is heavier
-             hard      four or five, with distractors                    hard      two things at once
+             middling  two or three, some with a distractor              middling  what crosses what, alone or either of two
+             hard      four or five, with distractors                    hard      whether two are both heavier than a third
 
 Everything is drawn from a seed. The splits are disjoint by construction: the hash of a story's compact text, and of what a claim
 asks however it is put, decides between train, dev and test; only `ood` uses a held-out (name, item) pair or pair of things.
@@ -11,7 +11,7 @@ asks however it is put, decides between train, dev and test; only `ood` uses a h
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count as endless
 from typing import Literal, get_args
@@ -29,14 +29,14 @@ STRATA: tuple[Stratum, ...] = get_args(Stratum)
 
 LENGTHS: Mapping[Stratum, Mapping[int, float]] = {"easy": {1: 1, 2: 1}, "middling": {2: 1, 3: 1}, "hard": {4: 1, 5: 1}}
 DISTRACTORS: Mapping[Stratum, Mapping[int, float]] = {"easy": {0: 1}, "middling": {0: 2, 1: 1}, "hard": {0: 1, 1: 1, 2: 1}}
-ASKED: Mapping[Stratum, tuple[Form, ...]] = {"easy": ("can", "than"), "middling": ("crosses", "than"), "hard": ("both", "either")}
-STRANGE: Mapping[Stratum, tuple[Form, ...]] = {"easy": ("than",), "middling": ("than", "either"), "hard": ("both", "either")}
+ASKED: Mapping[Stratum, tuple[Form, ...]] = {"easy": ("can", "than"), "middling": ("crosses", "either"), "hard": ("both",)}
+STRANGE: Mapping[Stratum, tuple[Form, ...]] = {"easy": ("than",), "middling": ("either",), "hard": ("both",)}
 """What is asked by claims from outside the training distribution, which are about two things or more."""
 
 WEAKNESSES: tuple[str, ...] = (*SKILLS, *KINDS)
 """What somebody can be weak at: a skill of stories, or a kind of things."""
 UNIFORM: Mapping[str, float] = dict.fromkeys(WEAKNESSES, 1.0)
-TRIES = 200
+TRIES = 2000
 """Draws of puzzles that were all asked before, after which there are taken to be no more."""
 
 
@@ -98,9 +98,11 @@ def problems(split: Split, count: int, *, seed: int = 0) -> list[tuple[Question,
     if count < 0:
         raise TaskError(f"a number of questions is needed, 0 or more, not {count}. Give such a number.")
     rng, seen, found = random.Random(f"small {split} {seed}"), set[str](), list[tuple[Question, Puzzle]]()
+    # What is held out asks everything once; practice may put it in other words.
+    key = (lambda puzzle: puzzle.text) if split == "train" else (lambda puzzle: puzzle.content)
     for index in range(count):
         subject, stratum = part(index)
-        puzzle = _unseen(rng, subject, stratum, split, seen)
+        puzzle = _unseen(rng, subject, stratum, split, seen, key)
         name = f"small-{split}-{subject}-{stratum}-{index:05d}"
         solution = Small().reasoning(puzzle.solution("terse"))
         found.append((Question(name, puzzle.text, puzzle.gold, split, solution=solution), puzzle))
@@ -132,16 +134,23 @@ def part_of(question_id: str) -> tuple[Subject, Stratum]:
     )
 
 
-def _unseen(rng: random.Random, subject: Subject, stratum: Stratum, split: Split, seen: set[str]) -> Puzzle:
-    """A puzzle that was not asked before. There are only so many easy claims: after `TRIES` that were, it is a harder one."""
-    for tries in endless(1):
+def _unseen(
+    rng: random.Random, subject: Subject, stratum: Stratum, split: Split, seen: set[str], key: Callable[[Puzzle], str]
+) -> Puzzle:
+    """A puzzle that was not asked before.
+
+    Raises:
+        TaskError: there are no more of them.
+    """
+    for _ in range(TRIES):
         puzzle = _drawn(rng, subject, stratum, split, UNIFORM)
-        if puzzle.text not in seen:
-            break
-        if tries % TRIES == 0:
-            stratum = STRATA[min(STRATA.index(stratum) + 1, len(STRATA) - 1)]
-    seen.add(puzzle.text)
-    return puzzle
+        if key(puzzle) not in seen:
+            seen.add(key(puzzle))
+            return puzzle
+    raise TaskError(
+        f"the small world has no more {stratum} {subject} for {split} after {len(seen)} questions of all kinds. "
+        f"Ask for fewer: task.{split}."
+    )
 
 
 def _drawn(rng: random.Random, subject: Subject, stratum: Stratum, split: Split, weights: Mapping[str, float]) -> Puzzle:

@@ -52,7 +52,7 @@ def build(school: School, out: Path, *, seed: int = 0, progress: Callable[[str],
             learned = _solve(hands, school, seed)
             for stage in (0, 1):
                 _revise(hands, school, stage, derive_seed(seed, "revise", stage))
-            sat = hands.run("exam, right", {t.name: (_exam, school) for t in school.teachers})
+            sat = hands.run("exam", {t.name: (_exam, school) for t in school.teachers}, figure="right")
         taught = {t.name: {"right": sat[t.name]} for t in school.teachers}
         schooled = {p.name: {"right": learned[p.name][-1], "right_after_each_pass": learned[p.name]} for p in school.pupils}
         models = {name: {"parameters": _parameters(desk / name), **facts} for name, facts in (taught | schooled).items()}
@@ -104,8 +104,8 @@ class _Hands:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
 
-    def run(self, stage: str, jobs: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-        """`function(directory, *arguments)` for each model by name; their results by name."""
+    def run(self, stage: str, jobs: Mapping[str, tuple[Any, ...]], *, figure: str = "loss") -> dict[str, Any]:
+        """`function(directory, *arguments)` for each model by name; their results by name, told as `figure` where numbers."""
         started = time.monotonic()
         if self.pool is None:
             done = {name: job(self.desk / name, *arguments) for name, (job, *arguments) in jobs.items()}
@@ -113,7 +113,7 @@ class _Hands:
             futures = {name: self.pool.submit(job, self.desk / name, *arguments) for name, (job, *arguments) in jobs.items()}
             done = {name: future.result() for name, future in futures.items()}
         told = ", ".join(f"{name} {result:.3f}" for name, result in done.items() if isinstance(result, float))
-        self.progress(f"{stage}: {time.monotonic() - started:.0f} s" + (f", loss {told}" if told else ""))
+        self.progress(f"{stage}: {time.monotonic() - started:.0f} s" + (f", {figure} {told}" if told else ""))
         return done
 
 

@@ -10,12 +10,17 @@ from pydantic import ValidationError
 
 from magdi_ray.agents.base import Reply
 from magdi_ray.config.protocols import MAJORITY, Decision
+from magdi_ray.config.recipes import NodeSelection
 from magdi_ray.config.sections import DebateConfig
 from magdi_ray.debate.discussion import Discussion
 from magdi_ray.debate.reconcile import Reconcile
 from magdi_ray.debate.society import Society
 from magdi_ray.debate.transcript import Debate
+from magdi_ray.distill.tokens import first_correct, select_nodes
+from magdi_ray.evaluate.answers import VOTE, debate_answers
+from magdi_ray.evaluate.report.dialogue import standings
 from magdi_ray.graph.build import build_mag
+from magdi_ray.graph.stats import describe
 from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
 
@@ -53,6 +58,23 @@ def test_a_student_has_no_ballot_once_it_is_silent() -> None:
 def test_a_debate_ends_at_once_where_the_student_says_what_all_say() -> None:
     debate = play(ROUND_TABLE, {"ada": "18", "ben": "18", "pupil": "18"})
     assert (debate.stopped, ROUND_TABLE.next_asks(debate)) == ("consensus", ())
+
+
+def test_a_student_counts_in_no_vote_that_is_told_of_a_debate() -> None:
+    debate = play(ROUND_TABLE, {"ada": "18", "ben": "7", "pupil": "7"}, {"ada": "18", "ben": "18"})
+    mag = build_mag(debate, TASK)
+    assert [node.role for node in mag.nodes] == ["debater", "debater", "student", "debater", "debater"]
+    first, final = standings(TASK, mag, "majority")
+    assert (first.agreement, final.agreement, final.consensus) == (0.5, 1.0, True)
+    assert describe([mag], TASK).consensus_final == 1.0
+    assert {answer.system for answer in debate_answers([mag.question], [mag], TASK)} == {"ada", "ben", VOTE}
+
+
+def test_recipes_learn_from_a_student_only_where_they_say_so() -> None:
+    mag = build_mag(play(ROUND_TABLE, {"ada": "18", "ben": "7", "pupil": "18"}, {"ada": "18", "ben": "18"}), TASK)
+    assert select_nodes(mag, NodeSelection(), "") == [0, 1, 3, 4]
+    assert select_nodes(mag, NodeSelection(roles=("debater", "student")), "") == [0, 1, 2, 3, 4]
+    assert set(first_correct([mag])) == {"ada", "ben"}
 
 
 def test_a_judges_decision_is_held_against_those_who_went_on() -> None:

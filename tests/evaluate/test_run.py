@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from magdi_ray.evaluate.answers import Answer, debate_answers, failed, iter_answ
 from magdi_ray.evaluate.exam import Candidate, Examination, Paper, read_asked, write_asked
 from magdi_ray.evaluate.kept import answered, read_times, write_times
 from magdi_ray.evaluate.metrics import Key
-from magdi_ray.evaluate.operator import OwnEngine, answer_question, revise_answer
+from magdi_ray.evaluate.operator import AnswerOperator, OwnEngine, answer_question, revise_answer
 from magdi_ray.evaluate.run import ROOM, check_answers, first_of_each_set, own_workers, run_answers, waves
 from magdi_ray.graph.build import build_mag
 from magdi_ray.tasks.base import Question
@@ -310,4 +312,22 @@ def test_answers_that_cannot_be_written_end_it_in_words(ray_cluster: None, tmp_p
     exam, _ = of_one_student(tmp_path, num_cpus=1.0)
     (tmp_path / "answers").write_text("a file where a directory has to be")
     with pytest.raises(EngineError, match=r"broken off: \w+Error: .*(?s:.*)Run again: no reply is asked for twice"):
+        run_answers(exam, questions=tmp_path / "asked.parquet", out=tmp_path / "answers", shared=str(tmp_path))
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_workers_that_die_again_and_again_end_it_in_words(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(AnswerOperator):  # in here, so that workers get it and need no tests of ours
+        async def __call__(self, batch: Any) -> Any:
+            if self.starts <= self.most_starts:
+                os.kill(os.getpid(), signal.SIGKILL)
+            async for table in AnswerOperator.__call__(self, batch):
+                yield table
+
+    monkeypatch.setattr("magdi_ray.evaluate.run.AnswerOperator", Dying)
+    exam, _ = of_one_student(tmp_path, num_cpus=1.0)
+    with pytest.raises(EngineError, match=r"died before they had an answer"):
         run_answers(exam, questions=tmp_path / "asked.parquet", out=tmp_path / "answers", shared=str(tmp_path))

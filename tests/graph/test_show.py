@@ -122,7 +122,7 @@ def test_numbers_compare_the_first_vote_with_the_last() -> None:
 
 def test_numbers_tell_roles_apart() -> None:
     stats = describe([criticised()])
-    assert stats.roles == {"debater": 2, "critic": 1, "judge": 0}
+    assert stats.roles == {"debater": 2, "critic": 1, "judge": 0, "student": 0}
     assert (stats.fixed, stats.edges["critique"]) == (1, 1)
     # One reply agrees with nobody; the revision agrees with its critic.
     assert (stats.consensus_first, stats.consensus_final) == (None, 1.0)

@@ -31,6 +31,29 @@ def test_what_a_claim_asks_is_in_one_split_however_it_is_put() -> None:
     assert claim("than", "fox", "hen", what="heavier").content == claim("than", "hen", "fox", what="lighter").content
 
 
+def test_what_is_held_out_asks_everything_once() -> None:
+    for split in ("dev", "test", "ood"):
+        contents = Counter(puzzle.content for _, puzzle in problems(split, 1200))
+        assert contents.most_common(1)[0][1] == 1
+
+
+def test_more_questions_than_there_are_of_a_stratum_are_refused() -> None:
+    with pytest.raises(TaskError, match=r"no more easy claims for test.*task\.test"):
+        problems("test", 6000)
+
+
+@pytest.mark.parametrize(
+    ("style", "written"),
+    [
+        ("terse", "hen bird . but hen no fly . answer no"),
+        ("spoken", "a hen is a bird . but a hen can not fly . answer no"),
+        ("planned", "fly over wall . but hen no fly . hen bird . answer no"),
+    ],
+)
+def test_a_claim_is_written_in_three_ways(style: Style, written: str) -> None:
+    assert claim("crosses", "hen", what="wall").solution(style) == written
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_same_seed_gives_the_same_questions_and_more_only_appends(split: Split) -> None:
     assert questions(split, 40, seed=4)[:20] == questions(split, 20, seed=4)

@@ -72,7 +72,7 @@ class Calibration:
         if mag.question.gold is None:
             return
         for node in mag.nodes:
-            if node.confidence is not None and node.confidence_source in SOURCES:
+            if node.role != "student" and node.confidence is not None and node.confidence_source in SOURCES:
                 who = Who(node.agent, "teacher", SOURCES[node.confidence_source], mag.question.split)
                 self._add(who, node.confidence, bool(right(self._task, mag, node.answer)))
         if mag.answer is not None:
