@@ -1,7 +1,8 @@
 """What the debates came to, round by round, and who changed whose answer. Pure; graphs are read once and none is kept.
 
 Right and wrong are measured against gold answers only, never against the labels of a vote or a judge: where a question has no
-gold answer, nothing is said of who was right. Judges and critics are no debaters: they have no part in a round's figures.
+gold answer, nothing is said of who was right. Judges, critics and students are no debaters: they have no
+part in a round's figures.
 """
 
 from __future__ import annotations
