@@ -56,9 +56,10 @@ class Node:
     def processes(self) -> list[psutil.Process]:
         """Everything this node has started that still runs; some rewrite their environment, some outlive their parents."""
         found: dict[int, psutil.Process] = {}
-        with suppress(psutil.Error):
-            root = psutil.Process(self.process.pid)
-            found = {one.pid: one for one in (root, *root.children(recursive=True))}
+        if self.process.poll() is None:  # else another process may have its number by now
+            with suppress(psutil.Error):
+                root = psutil.Process(self.process.pid)
+                found = {one.pid: one for one in (root, *root.children(recursive=True))}
         for one in psutil.process_iter():
             with suppress(psutil.Error):
                 if one.pid not in found and one.environ().get(MARK) == self.mark:
