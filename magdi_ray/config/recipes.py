@@ -195,9 +195,10 @@ class RecipeConfig(Section):
     labels: LabelConfig = LabelConfig()
     objectives: tuple[Objective, ...] = Field(min_length=1)
     train: TrainChanges = TrainChanges()
-    control: Literal["none", "shuffled_labels", "shuffled_edges"] = "none"
-    """A negative control: what compares replies sees the labels of a graph dealt out among its nodes at random, or as many edges
-    between other replies. What is learned token by token stays as it is."""
+    control: Literal["none", "shuffled_labels", "shuffled_edges", "shuffled_targets"] = "none"
+    """A negative control. shuffled_labels, shuffled_edges: what compares replies sees the labels of a graph dealt out among its
+    nodes at random, or as many edges between other replies; what is learned token by token stays as it is. shuffled_targets:
+    labels are dealt out before anything reads them, so that next_token learns as many replies of a graph, whichever."""
 
     @field_validator("objectives")
     @classmethod
@@ -228,8 +229,9 @@ class RecipeConfig(Section):
         if names <= {head.name for head in heads if head.reading.stop}:
             raise ValueError(f"reading.stop keeps {sorted(names)} from the student, so it would learn nothing. Add next_token")
         self._lessons_fit(names)
-        needed = {"none": names, "shuffled_labels": names & COMPARING, "shuffled_edges": names & {"interaction"}}[self.control]
-        if not needed:
+        taught = names & {"next_token"} if self.nodes.texts == "replies" else set[str]()
+        looking = {"shuffled_labels": names & COMPARING, "shuffled_edges": names & {"interaction"}, "shuffled_targets": taught}
+        if not looking.get(self.control, names):
             raise ValueError(f"control {self.control!r} changes nothing: no objective with a weight looks at what it shuffles")
         return self
 

@@ -5,6 +5,8 @@ A graph keeps on disk the labels it was built with; a recipe may measure the sam
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from magdi_ray.config.recipes import LabelConfig
@@ -47,6 +49,14 @@ def relabel(mag: Mag, config: LabelConfig, task: Task) -> Mag | LeftOut:
         return too_little
     nodes = tuple(replace(node, correct=task.same(node.answer, right)) for node in mag.nodes)
     return _sealed(replace(mag, labels=source, nodes=nodes))
+
+
+def mistaught(mag: Mag, places: Sequence[int]) -> Mag:
+    """A labelled graph whose labels are dealt out anew among some of its nodes; the same way every time."""
+    labels = [mag.nodes[place].correct for place in places]
+    random.Random(f"shuffled_targets {mag.question.id}").shuffle(labels)
+    dealt_out = dict(zip(places, labels, strict=True))
+    return replace(mag, nodes=tuple(replace(node, correct=dealt_out.get(i, node.correct)) for i, node in enumerate(mag.nodes)))
 
 
 def _sealed(mag: Mag) -> Mag:

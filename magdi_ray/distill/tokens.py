@@ -41,7 +41,7 @@ from magdi_ray.agents.base import Message, PromptError
 from magdi_ray.agents.chat import encode_prompt, encode_reply
 from magdi_ray.config.recipes import COMPARING, STRUCTURED, NodeSelection, RecipeConfig
 from magdi_ray.debate.revision import revision_messages
-from magdi_ray.distill.labels import LeftOut, disagreed, relabel, weight_of
+from magdi_ray.distill.labels import LeftOut, disagreed, mistaught, relabel, weight_of
 from magdi_ray.distill.teaching import Lesson, diverging, earlier, persuasive, plain
 from magdi_ray.graph.schema import EDGE_TYPES, Mag, Node
 from magdi_ray.graph.text import student_reply
@@ -271,7 +271,7 @@ class _Reader:
     def _revisions(self, mag: Mag) -> list[GraphTokens]:
         """The correct replies that revise their agent's earlier one, each after a prompt that shows it."""
         wanted = self.recipe.nodes.revisions
-        labelled = None if wanted == "none" else relabel(mag, self.recipe.labels, self.task)
+        labelled = None if wanted == "none" else self._labelled(mag)
         if not isinstance(labelled, Mag):
             return []
         units = []
@@ -292,8 +292,16 @@ class _Reader:
             units.append(GraphTokens(mag.question.id, prompt_ids, (revised,), (), weight=weight_of(labelled, self.recipe.labels)))
         return units
 
-    def _graph(self, mag: Mag) -> GraphTokens | LeftOut:
+    def _labelled(self, mag: Mag) -> Mag | LeftOut:
+        """A graph under the recipe's labels, or under its control's."""
         labelled = relabel(mag, self.recipe.labels, self.task)
+        if isinstance(labelled, LeftOut) or self.recipe.control != "shuffled_targets":
+            return labelled
+        either = self.recipe.nodes.model_copy(update={"correct": "both"})
+        return mistaught(labelled, select_nodes(labelled, either, self.best))
+
+    def _graph(self, mag: Mag) -> GraphTokens | LeftOut:
+        labelled = self._labelled(mag)
         if isinstance(labelled, LeftOut):
             return labelled
         prompt_ids = self._prompt(mag)

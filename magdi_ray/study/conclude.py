@@ -130,11 +130,11 @@ def _of_pair(item: Difference) -> str:
 
 
 def _of_control(original: str, control: RecipeConfig, item: Difference) -> str:
-    what = {"shuffled_labels": "labels", "shuffled_edges": "edges"}[control.control]
+    what = control.control.removeprefix("shuffled_")
     if item.low > 0:
         return f"The control behaves: with its {what} shuffled {original} is worse, by {points(item, sign=-1)}."
     if item.high < 0:
-        return f"With its {what} shuffled {original} is better, by {points(item, sign=-1)}: what it compares does harm."
+        return f"With its {what} shuffled {original} is better, by {points(item, sign=-1)}: what they say does harm."
     return f"With its {what} shuffled {original} does as well, as far as can be told ({points(item)}): it has nothing from them."
 
 

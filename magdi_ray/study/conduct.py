@@ -92,9 +92,9 @@ def tune(study: StudyConfig, tuning: TuningConfig, base: RunConfig, graphs: str,
     config = derived(base, graphs, f"{base.name}-tuning", settings, seeds=tuning.seeds, split="dev", once=True)
     run = Run(out)
     run_pipeline(config, run)
-    accuracy = {row["system"]: row["accuracy"] for row in load_results(run)["scores"] if row["method"] == "single"}
+    scores = {row["system"]: row for row in load_results(run)["scores"] if row["method"] == "single"}
     found = [
-        Trial(recipe, rate, steps, accuracy[name])
+        Trial(recipe, rate, steps, scores[name]["accuracy"], scores[name]["questions"])
         for recipe, settings_of in tried.items()
         for name, (_, rate, steps) in settings_of.items()
     ]

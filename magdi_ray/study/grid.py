@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -23,6 +24,8 @@ class Trial:
     max_steps: int
     accuracy: float
     """Mean over its trainings, in [0, 1]."""
+    questions: int
+    """Of the dev split."""
 
     @property
     def changes(self) -> TrainChanges:
@@ -40,11 +43,24 @@ def candidates(recipe: RecipeConfig, tuning: TuningConfig) -> dict[str, tuple[Re
 
 
 def best(trials: Iterable[Trial]) -> dict[str, Trial]:
-    """Each recipe's setting with the highest dev accuracy; of equals the one with fewer steps, then the lower learning rate."""
-    found: dict[str, Trial] = {}
-    for trial in sorted(trials, key=lambda trial: (-trial.accuracy, trial.max_steps, trial.learning_rate)):
-        found.setdefault(trial.recipe, trial)
-    return found
+    """Each recipe's setting: the lowest learning rate, then the fewest steps, among those within one standard error of its best.
+
+    That many dev questions do not tell them apart (the rule is that of Breiman et al. 1984, section 3.4.3), and the lower a
+    learning rate is, the less do trainings vary.
+    """
+    by_recipe: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_recipe.setdefault(trial.recipe, []).append(trial)
+    return {recipe: _plainest(tried) for recipe, tried in by_recipe.items()}
+
+
+def _plainest(tried: Sequence[Trial]) -> Trial:
+    top = max(tried, key=lambda trial: trial.accuracy)
+    error = math.sqrt(top.accuracy * (1 - top.accuracy) / top.questions)
+    return min(
+        (trial for trial in tried if trial.accuracy >= top.accuracy - error),
+        key=lambda trial: (trial.learning_rate, trial.max_steps),
+    )
 
 
 def trained(recipe: RecipeConfig, changes: TrainChanges, *, name: str | None = None) -> RecipeConfig:
@@ -100,7 +116,7 @@ def pairs(study: StudyConfig, held: Mapping[str, str]) -> list[tuple[str, str]]:
     found = []
     for recipe in recipes:
         found += [(recipe.name, name) for name in dict.fromkeys((baseline.name, held.get(recipe.name, baseline.name)))]
-        found += [(original.name, recipe.name) for original in recipes if is_control_of(recipe, original)]
+        found += [(original.name, recipe.name) for original in study.resolved if is_control_of(recipe, original)]
     return [*found, *(pair for pair in study.comparisons if pair not in found)]
 
 

@@ -10,6 +10,7 @@ from magdi_ray.agents.base import Message
 from magdi_ray.agents.chat import encode_prompt
 from magdi_ray.config.base import content_hash, shaping
 from magdi_ray.config.recipes import LabelConfig, NodeSelection, RecipeConfig, resolve_recipe
+from magdi_ray.distill.labels import mistaught
 from magdi_ray.distill.tokens import GraphTokens, NodeTokens, best_agent, dealt, select_nodes, tokenise
 from magdi_ray.graph.text import drop_agreement, student_reply
 from magdi_ray.tasks.gsm8k import Gsm8k
@@ -201,3 +202,22 @@ def test_a_control_keeps_the_pairs_and_edges_of_every_unit(bench: Workbench, con
         assert seen.nodes == part.nodes
         assert len(seen.edges) == len(part.edges)
         assert sum(seen.compared or [node.correct for node in part.nodes]) == sum(node.correct for node in part.nodes)
+
+
+def test_shuffled_targets_teach_as_many_replies_of_a_graph_whichever() -> None:
+    mag, places = MAGS[0], range(1, len(MAGS[0].nodes))
+    found = [mistaught(replace(mag, question=replace(mag.question, id=str(n))), places) for n in (*range(20), 0)]
+    labels = [tuple(node.correct for node in one.nodes) for one in found]
+    assert {(one[0], sum(map(bool, one))) for one in labels} == {(mag.nodes[0].correct, 4)}
+    assert len(set(labels)) > 5
+    assert labels[0] == labels[-1]
+
+
+def test_a_recipe_with_shuffled_targets_learns_wrong_replies(bench: Workbench) -> None:
+    read = {}
+    for control in ("none", "shuffled_targets"):
+        recipe = resolve_recipe("level2").model_copy(update={"control": control})
+        found = tokenise(MAGS, Gsm8k(), tokenizer=bench.tokenizer, recipe=recipe, max_length=256).graphs
+        read[control] = {node.key for graph in found for node in graph.nodes if node.taught.weight}
+    assert len(read["none"]) == len(read["shuffled_targets"])
+    assert read["none"] != read["shuffled_targets"]
