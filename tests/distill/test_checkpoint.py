@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from magdi_ray.config.distil import DeepSpeedConfig, TrainConfig
@@ -25,6 +22,7 @@ from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.zero import build_engine, gathered_state
 from magdi_ray.errors import EngineError
 
+from .ranks import start
 from .test_zero import HANDS, STUDENTS, model_of, recipe
 
 STEPS, SAVED = 6, 3
@@ -125,12 +123,8 @@ def forget_schedule(engine: Any) -> None:
 SABOTAGE = {"moments": forget_moments, "counters": forget_counters, "learning rate": forget_schedule}
 
 
-def work(rank: int, world: int, port: int, directory: Path) -> None:
+def work(rank: int, world: int, directory: Path) -> None:
     """One rank. The group of one and the group of two run at the same time and wait for each other's checkpoints."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": ""}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
     results: dict[Any, Any] = {}
     for student, lefts in LEFT.items():
         for ranks, stage in lefts:
@@ -158,20 +152,13 @@ def work(rank: int, world: int, port: int, directory: Path) -> None:
         results["another model"] = str(refused.value)
     if rank == 0:
         torch.save(results, directory / f"{world}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
     """Whole trainings by (student, where), continued ones by (student, saved where, continued where)."""
     directory = tmp_path_factory.mktemp("checkpoints")
-    groups = []
-    for world in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        groups.append(mp.spawn(work, (world, port, directory), nprocs=world, join=False))
+    groups = [start(work, world, directory, join=False) for world in (1, 2)]
     for group in groups:
         while not group.join():
             pass

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from transformers import PreTrainedTokenizerBase
 
 from magdi_ray.agents.base import Message
@@ -33,6 +30,7 @@ from magdi_ray.tasks.base import Question
 from magdi_ray.tasks.gsm8k import Gsm8k
 
 from .conftest import MAGS, Workbench
+from .ranks import start
 from .test_packing import CONFIGS, VOCAB, student_of
 
 TRAIN = TrainConfig(max_steps=2, tokens_per_step=60, tokens_per_micro_batch=150, warmup_steps=1, learning_rate=1e-3)
@@ -326,11 +324,8 @@ def train_and_measure(
     return figures, zero.gathered_state(engine, rank=rank) or {}
 
 
-def work(rank: int, world: int, port: int, directory: Path, out: Path) -> None:
+def work(rank: int, world: int, directory: Path, out: Path) -> None:
     """One rank: every student under stages 0 and 3."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": ""}
     settings = zero.deepspeed_settings
 
     def partitioned(*args: Any) -> dict[str, Any]:
@@ -340,7 +335,6 @@ def work(rank: int, world: int, port: int, directory: Path, out: Path) -> None:
         return made
 
     zero.deepspeed_settings = partitioned
-    dist.init_process_group("gloo", rank=rank, world_size=world)
     tokenizer = load_tokenizer(str(directory))
     dev = Dev(graphs_of(tokenizer))
     exams = [exam_of(tokenizer), exam_of(tokenizer, (QUESTIONS[0], LONG))]  # the second leaves a rank without a question
@@ -352,8 +346,6 @@ def work(rank: int, world: int, port: int, directory: Path, out: Path) -> None:
                 found = train_and_measure(directory, student, stage=stage, rank=rank, exams=chosen, dev=dev)
                 results[name, world, stage, measured] = found
     torch.save(results, out / f"{world}-{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -362,10 +354,7 @@ def results(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> dict[
     out = tmp_path_factory.mktemp("dev")
     found: dict[tuple[str, int, int, bool], Result] = {}
     for world in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(work, (world, port, bench.directory, out), nprocs=world)
+        start(work, world, bench.directory, out)
         ranks = [torch.load(out / f"{world}-{rank}.pt", weights_only=False) for rank in range(world)]
         for key in ranks[0]:
             for one, other in zip(ranks[0][key][0], ranks[-1][key][0], strict=True):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -30,6 +26,7 @@ from magdi_ray.distill.zero import build_engine, gathered_state
 from magdi_ray.errors import ConfigError, EngineError
 
 from .conftest import Workbench
+from .ranks import start
 
 STEPS = 4
 TARGETS = {"lora": ("q_proj", "v_proj"), "lora on the head": ("q_proj", "lm_head")}
@@ -48,12 +45,8 @@ for base, directory in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
-def work(rank: int, port: int, base: str, graphs: tuple[GraphTokens, ...], root: Path) -> None:
+def work(rank: int, world: int, base: str, graphs: tuple[GraphTokens, ...], root: Path) -> None:
     """One of two ranks: every student is trained a few steps under ZeRO-3, its logits noted, and written by rank 0."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
     recipe, train = resolve_recipe("level4"), TrainConfig(max_steps=STEPS, learning_rate=5e-2, warmup_steps=1)
     batch = collate(graphs[rank::2], pad_id=0)
     counts = Counts(*(2 * n for n in (len(batch.targets_M), len(batch.correct_N), max(1, batch.pairs_2P.shape[1]))))
@@ -73,18 +66,13 @@ def work(rank: int, port: int, base: str, graphs: tuple[GraphTokens, ...], root:
         if state is not None:
             export_student(model, load_tokenizer(base), root / name / "student", state=state)
             torch.save(logits, root / name / "trained.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def trained(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory a student: student/ as a run holds it, and trained.pt, the logits it had in training."""
     root = tmp_path_factory.mktemp("trained")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, (port, str(bench.directory), bench.graphs(), root), nprocs=2)
+    start(work, 2, str(bench.directory), bench.graphs(), root)
     return root
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +9,6 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,6 +21,7 @@ from magdi_ray.distill.objectives import weighted_sum
 from magdi_ray.distill.student import DistillModel, add_lora, decoder_of
 from magdi_ray.distill.zero import build_engine, deepspeed_settings, gathered_state, parameter_groups
 
+from .ranks import start
 from .test_packing import GRAPHS, SHAPE
 
 STEPS = 4
@@ -139,12 +137,8 @@ def train(student: Student, setup: str, rank: int, world: int) -> Trained:
     return Trained(losses, norms, gathered_state(engine, rank=rank) or {}, engine.get_lr())
 
 
-def work(rank: int, world: int, port: int, directory: Path) -> None:
+def work(rank: int, world: int, directory: Path) -> None:
     """One rank: every student under every setup, in one process because starting takes longest."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": ""}
-    dist.init_process_group("gloo", rank=rank, world_size=world)
     head.CHUNK = 5  # several chunks, and not equally many on both ranks
     zero.deepspeed_settings = cut_up
     results = {
@@ -154,8 +148,6 @@ def work(rank: int, world: int, port: int, directory: Path) -> None:
     }
     if rank == 0:
         torch.save(results, directory / f"{world}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def cut_up(config: DeepSpeedConfig, train: TrainConfig) -> dict[str, Any]:
@@ -174,10 +166,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     directory = tmp_path_factory.mktemp("zero")
     found: Results = {}
     for world in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        mp.spawn(work, (world, port, directory), nprocs=world)
+        start(work, world, directory)
         found |= {key: Trained(*values) for key, values in torch.load(directory / f"{world}.pt").items()}
     return found
 
