@@ -44,6 +44,7 @@ def build(school: School, out: Path, *, seed: int = 0, progress: Callable[[str],
 
     On the GPU where there is one. A build that fails leaves `out` as it was.
     """
+    logging.disable_progress_bar()
     if school.reduced:
         progress(school.reduced)
     with tempfile.TemporaryDirectory() as temporary:
